@@ -13,9 +13,9 @@ from .dialects import Held, Holding
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import MissingRoute, Refused
 from .failures import Passing
+from .line import Cancelled
 from .pool import Call
 from .question import MOST_STOPS, Asked, Question, body_of
-from .service import Cancelled
 
 
 def ask(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Answer:
@@ -105,7 +105,7 @@ def _sent(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> A
     told = _Teller(question, call)
 
     def once() -> Answer | None:
-        with service.chunks(path, body, question.what) as chunks:
+        with service.chunks(path, body, question.what, call.over) as chunks:
             return _listen(question, asked, endpoint, chunks, told)
 
     return service.attempt(once, call.over)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from .dialects import Dialect, dialect_of
 from .errors import Malformed, MissingRoute, Refused
+from .line import Over
 from .service import Service, Settings
 
 CHAT, TEXT = "/chat/completions", "/completions"
@@ -76,7 +77,7 @@ class Endpoint:
         body = {"model": self.service.name(), "messages": messages, self.token_field: 1,
                 "temperature": 0.0, **fields}  # fmt: skip
         try:
-            answer = self.service.post(CHAT, body, "a first look", threading.Event())
+            answer = self.service.post(CHAT, body, "a first look", Over())
         except (Refused, MissingRoute, Malformed):
             return None
         usage = answer.get("usage")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from .service import Cancelled
+from .line import Cancelled, Over
 
 PAUSE = 0.01
 """Seconds that a step waits for news, before tools are looked at again."""
@@ -22,7 +22,7 @@ class Call:
     work: Callable[[Call], Any]
     priority: int = 0
     hear: Callable[[str], None] | None = None
-    over: threading.Event = field(default_factory=threading.Event)
+    over: Over = field(default_factory=Over)
     tell: Callable[[str], None] = lambda text: None
     result: Any = None
     error: BaseException | None = None
@@ -63,7 +63,7 @@ class Pool:
             threading.Thread(target=self._run, daemon=True).start()
 
     def cancel(self, call: Call) -> None:
-        """Forget a call; its connection is closed at the next piece."""
+        """Forget a call; its connection is shut, so that its thread is free for another."""
         call.over.set()
         self._open.discard(call)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ..programs.select import choose, shares
 from .answers import NO_LOGPROBS, logprob_of, token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks, Malformed, MissingRoute
+from .line import Over
 from .prompt import Stream
 from .question import Asked, continuation
 from .token_scores import echoed, one_by_one
@@ -62,7 +62,7 @@ def picked_by(choice: Choice, scores: list[list[float]]) -> Picked:
 
 
 def scored(
-    choice: Choice, text: str, asked: Asked, endpoint: Endpoint, over: threading.Event
+    choice: Choice, text: str, asked: Asked, endpoint: Endpoint, over: Over
 ) -> list[float] | None:
     """Return the log-probabilities of the tokens of one option; None where none are given.
 
@@ -82,7 +82,7 @@ def scored(
 
 
 def by_first_token(
-    choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event
+    choice: Choice, asked: Asked, endpoint: Endpoint, over: Over
 ) -> Picked:  # fmt: skip
     """Choose by the likeliest first tokens; raises Lacks where they do not decide."""
     chat = asked.chat and not endpoint.lacks_chat
@@ -138,7 +138,7 @@ def _masses(choice: Choice, top: list[tuple[str, float]]) -> dict[int, float]:
 
 
 def _first_tokens(
-    choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event, chat: bool
+    choice: Choice, asked: Asked, endpoint: Endpoint, over: Over, chat: bool
 ) -> tuple[list[tuple[str, float]], int]:
     """Return the likeliest first tokens of the answer with their log-probabilities."""
     body: dict[str, Any] = {"model": endpoint.service.name(), "temperature": 0.0}

@@ -24,8 +24,11 @@ from .errors import (
     Unreachable,
 )
 from .failures import Passing, delay_of, refusal
+from .line import Cancelled, Line, Over
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 T = TypeVar("T")
@@ -47,10 +50,6 @@ class Settings(Protocol):
     def retries(self) -> int: ...  # noqa: D102
     @property
     def key(self) -> str: ...  # noqa: D102
-
-
-class Cancelled(Exception):
-    """The run that a call belonged to is over."""
 
 
 class _BadStatus(Exception):
@@ -88,7 +87,8 @@ class Service:
         self._slots = threading.BoundedSemaphore(settings.concurrency)
         self._lock = threading.Lock()
         self._listing = threading.Lock()
-        self._client: httpx.Client | None = None
+        self._lines: list[Line] = []
+        self._tls: ssl.SSLContext | None = None
         self._models: list[dict[str, Any]] | None = None
 
     def models(self) -> list[dict[str, Any]]:
@@ -118,19 +118,21 @@ class Service:
         known = ", ".join(map(repr, self.names())) or "nothing that it lists"
         return UnknownRemoteModel(url=self.address.base, what=what, name=name, known=known)
 
-    def post(self, path: str, body: dict[str, Any], what: str, over: threading.Event) -> Any:
+    def post(self, path: str, body: dict[str, Any], what: str, over: Over) -> Any:
         """Return the JSON answer to a call; `what` names the statement, `over` cancels it."""
 
         def once() -> Any:
-            with self._sent("POST", path, body, what) as response:
+            with self._sent("POST", path, body, what, over) as response:
                 return self._json(response.read(), what)
 
         return self.attempt(once, over)
 
     @contextmanager
-    def chunks(self, path: str, body: dict[str, Any], what: str) -> Iterator[Iterator[Any]]:
+    def chunks(
+        self, path: str, body: dict[str, Any], what: str, over: Over
+    ) -> Iterator[Iterator[Any]]:
         """Send a call whose answer is streamed, once; gives the chunks' JSON as they come."""
-        with self._sent("POST", path, body, what) as response:
+        with self._sent("POST", path, body, what, over) as response:
             yield self._events(response, what)
 
     def attempt(self, once: Callable[[], T], over: threading.Event) -> T:
@@ -161,11 +163,11 @@ class Service:
             raise self._final(failure, tries) from None
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections that no call has."""
         with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            client.close()
+            lines, self._lines = self._lines, []
+        for line in lines:
+            line.client.close()
 
     def _final(self, failure: Passing, tries: int) -> Exception:
         url, problem, made = self.address.base, failure.problem, counted(tries, "attempt")
@@ -176,23 +178,30 @@ class Service:
         return ServerFailed(url=url, problem=problem, status=failure.kind, tries=made)
 
     @contextmanager
-    def _sent(self, method: str, path: str, body: Any, what: str) -> Iterator[httpx.Response]:
+    def _sent(
+        self, method: str, path: str, body: Any, what: str, over: Over
+    ) -> Iterator[httpx.Response]:
         """Send a request; its answer's status is good. Network failures become `Passing`."""
         try:
-            with self._slots, self._answered(method, path, body) as response:
-                yield response
+            with self._slots, self._line(over) as line:
+                with self._answered(line, method, path, body) as response:
+                    yield response
+        except Passing:
+            if over.is_set():  # the connection was shut
+                raise Cancelled from None
+            raise
         except _BadStatus as bad:  # the slot is free again: the model list may be asked for
             raise self._refused(bad, path, what) from None
 
     @contextmanager
-    def _answered(self, method: str, path: str, body: Any) -> Iterator[httpx.Response]:
-        client = self._opened()
+    def _answered(self, line: Line, method: str, path: str, body: Any) -> Iterator[httpx.Response]:
         import httpx
 
         with self._lock:
             self.counts.calls += method == "POST"
+        url, traced = self.address.url(path), {"trace": line.hear}
         try:
-            with client.stream(method, self.address.url(path), json=body) as response:
+            with line.client.stream(method, url, json=body, extensions=traced) as response:
                 if response.status_code != 200:
                     text = response.read().decode("utf-8", "replace")
                     raise _BadStatus(response.status_code, text, response.headers)
@@ -263,7 +272,7 @@ class Service:
     def _fetch_models(self) -> list[dict[str, Any]]:
         def once() -> Any:
             try:
-                with self._sent("GET", "/models", None, "the model list") as response:
+                with self._sent("GET", "/models", None, "the model list", Over()) as response:
                     return self._json(response.read(), "the model list")
             except Passing as failure:
                 if failure.kind == "network":
@@ -279,18 +288,30 @@ class Service:
             [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
         )
 
-    def _opened(self) -> httpx.Client:
+    @contextmanager
+    def _line(self, over: Over) -> Iterator[Line]:
+        """Give a connection that no other call has, the one used last; `over` shuts it."""
+        with self._lock:
+            line = self._lines.pop() if self._lines else self._opened()
+        try:
+            with over.shuts(line):
+                yield line
+        finally:
+            with self._lock:
+                self._lines.append(line)
+
+    def _opened(self) -> Line:
         import httpx
 
-        with self._lock:
-            if self._client is None:
-                key = self._settings.key
-                self._client = httpx.Client(
-                    headers={"Authorization": f"Bearer {key}"} if key else {},
-                    timeout=httpx.Timeout(self._settings.timeout, connect=CONNECT_SECONDS),
-                    limits=httpx.Limits(max_connections=self._settings.concurrency + 1),
-                )
-            return self._client
+        self._tls = self._tls or httpx.create_ssl_context()
+        key = self._settings.key
+        client = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(self._settings.timeout, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=1),
+            verify=self._tls,
+        )
+        return Line(client)
 
 
 def _asked(state: Any) -> float:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from .answers import logprob_of, token_logprobs
 from .endpoint import TEXT, Endpoint
 from .errors import MissingRoute, Refused
+from .line import Over
 
 _SURE = 100.0
 """A bias that makes a token the likeliest one."""
 
 
-def echoed(
-    prompt: str, text: str, endpoint: Endpoint, what: str, over: threading.Event
-) -> list[float] | None:
+def echoed(prompt: str, text: str, endpoint: Endpoint, what: str, over: Over) -> list[float] | None:
     """Return the log-probabilities of the tokens of `text` after `prompt`; None: no echo.
 
     A token that the end of the prompt and the text share counts as the text's: its probability is
@@ -60,7 +58,7 @@ def _of_stretch(
 
 
 def one_by_one(
-    prompt: str, text: str, endpoint: Endpoint, what: str, over: threading.Event
+    prompt: str, text: str, endpoint: Endpoint, what: str, over: Over
 ) -> list[float] | None:
     """Return the log-probabilities of a text's own tokens, each made certain by a bias.
 
@@ -84,7 +82,7 @@ def one_by_one(
     return scores
 
 
-def _ids(endpoint: Endpoint, text: str, what: str, over: threading.Event) -> list[int]:
+def _ids(endpoint: Endpoint, text: str, what: str, over: Over) -> list[int]:
     """Return the ids of a text by the endpoint's own tokenizer."""
     body = {"model": endpoint.service.name(), "input": text}
     found = endpoint.service.post(endpoint.dialect.tokenize, body, what, over).get("tokens")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 
 import pytest
@@ -258,6 +259,37 @@ def test_closing_a_run_waits_for_nothing(fake):
         assert next(steps) == []
     steps.close()
     assert fake.running == 1
+
+
+@pytest.mark.parametrize("when", ["asked", "answering"])
+def test_a_cancelled_call_gives_its_place_to_another(fake, when):
+    """Its connection is shut, which the endpoint can see, too."""
+    asked, over, found = threading.Event(), threading.Event(), []
+
+    def hangs(body):
+        asked.set()
+        over.wait()
+        return fake.said("late")
+
+    def chunks():
+        yield {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+        asked.set()
+        over.wait()
+
+    streamed = fake.streamed([])
+    streamed.chunks = chunks()
+    first, hear = (hangs, None) if when == "asked" else (streamed, [].append)
+    endless = {"remote_timeout": 10_000, "remote_concurrency": 1}
+    executable = compiled(fake.answers(first, fake.said("ok")), TEXT, **endless)
+    steps = executable.session(hear).steps(iter([(0, {})]))
+    while not asked.is_set():
+        assert next(steps) == []
+    steps.close()
+    again = threading.Thread(target=lambda: found.append(executable.run().value), daemon=True)
+    again.start()
+    again.join(60)
+    over.set()
+    assert found == ["ok"] and executable.engine.retries == 0
 
 
 def test_one_row_may_fail_and_others_go_on(fake):
