@@ -22,13 +22,23 @@ from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError, KernelError, Warning
 from ..ir.printer import print_operation
 from ..ir.schedule import Schedule
-from .cache import CacheFull, KernelCache, default_folder, host_signature, key_of, named_cpu
+from .cache import (
+    CacheFull,
+    KernelCache,
+    default_folder,
+    forget_drafts,
+    host_signature,
+    key_of,
+    named_cpu,
+)
 from .kernel import BuildStatistics, Kernel
 from .threads import ensure_threads
 from .tvm.emit import emit_tvm, identifier, kernel_name
 
 BUILD_BYTES = 8 << 20
 """Room for temporary files of a build: a library of all kernels of a model is about 1 MB."""
+
+BUILD_FOLDER = "weft-build-"
 
 Report = Callable[[Warning], None]
 
@@ -174,6 +184,8 @@ def _libraries(
     except CacheFull as full:
         folder = unkept(full.message, full.hint_text)
         return there, dict.fromkeys((one.name for one in lacking), _build(lacking, folder))
+    forget_drafts(cache.folder)
+    forget_drafts(Path(tempfile.gettempdir()), f"{BUILD_FOLDER}*")
     built: dict[str, Path] = {}
     for wait in (False, True):  # what others build meanwhile is theirs, unless they come to nothing
         with cache.locked((kernel.key for kernel in lacking), wait) as held:
@@ -181,7 +193,7 @@ def _libraries(
             mine = [one for one in lacking
                     if one.name not in there and (wait or one.key in held)]  # fmt: skip
             if mine:
-                with tempfile.TemporaryDirectory(prefix="weft-build-") as folder:
+                with tempfile.TemporaryDirectory(prefix=BUILD_FOLDER) as folder:
                     library = _build(mine, Path(folder))
                     named = {one.name: one.key for one in mine}
                     try:

@@ -8,18 +8,24 @@ import hashlib
 import json
 import os
 import platform
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 from ..ir.diagnostics import CapacityError, reason
 
 LOCK_SECONDS = 300
 """How long another process that builds the same is waited for: it may have been stopped."""
+DRAFT_SECONDS = 24 * 3600
+"""The age at which a draft is that of a process that was killed: to write one takes minutes."""
+DRAFTS = "*.*.????????"
+"""What drafts of a cache's files are called: the file's name, and eight letters of `mkstemp`."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system says of a write that finds no room: on the disk, or within the user's limits."""
 
@@ -69,6 +75,16 @@ def key_of(*parts: str) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part.encode())
     return digest.hexdigest()[:40]
+
+
+def forget_drafts(folder: Path, pattern: str = DRAFTS) -> None:
+    """Remove what killed processes of this user have left in a folder; what cannot go stays."""
+    old = time() - DRAFT_SECONDS
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            found = path.lstat()
+            if found.st_mtime < old and found.st_uid == os.getuid():
+                shutil.rmtree(path) if stat.S_ISDIR(found.st_mode) else path.unlink()
 
 
 @dataclass(frozen=True)

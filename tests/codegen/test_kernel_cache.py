@@ -244,6 +244,34 @@ def test_what_another_process_compiles_is_waited_for_and_the_rest_is_compiled_me
     assert compiled == [["add_2"], ["add_1"], ["add_3"], ["add_1"], ["add_3"]]
 
 
+def test_what_killed_builds_have_left_goes_when_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, rest = tmp_path / "kernels", tmp_path / "temporary"
+    whole = [kept / f"{'0' * 40}{ending}" for ending in (".so", ".json", ".kernel", ".table")]
+    drafts = [Path(f"{path}.a_b0c1d{age}") for path in whole for age in "12"]
+    folders = [rest / "weft-build-1", rest / "weft-build-2", rest / "another-1"]
+    for folder in (kept, *folders):
+        folder.mkdir(parents=True)
+    for file in (*whole, *drafts, *(folder / "kernels.so" for folder in folders)):
+        file.write_bytes(b"part")
+    for old in (*whole, *drafts[::2], *folders[::2]):
+        os.utime(old, (0, 0))
+    monkeypatch.setattr(tempfile, "tempdir", str(rest))
+
+    class Ended(Exception):
+        pass
+
+    def ended(*_: object) -> Path:
+        raise Ended
+
+    monkeypatch.setattr(build_module, "_build", ended)
+    with pytest.raises(Ended):
+        build(kept)
+    assert {*whole, *drafts[1::2]} == {path for path in kept.iterdir() if path.suffix != ".lock"}
+    assert sorted(rest.iterdir()) == sorted(folders[1:])
+
+
 def test_what_a_person_may_see(filled: Path) -> None:
     kernel = build(filled)
     assert "@T.prim_func" in kernel.source and "tile.kernel" in kernel.tile
