@@ -35,25 +35,28 @@ class DumpOptions:
 
 def dump(options: DumpOptions) -> None:
     """Print one stage, or the module after one pass, or what the pass changed."""
-    from ..compiler import Compilation
-    from ..compiler.stages import record_of, stage_text
-    from ..ir.printer import print_module
     from ..options import BadOption, Options
 
     if options.diff and options.after is None:
         raise BadOption(problem="--diff shows what one pass changed: name it with --after PASS")
     stage = options.stage or "program"
     _check_for_stage(options, stage if options.after is None else "a pass (--after)")
-    compilation = Compilation(
-        options.file,
-        options.model,
-        name=options.program,
-        options=Options.from_env().changed(
-            weights=options.weights,
-            **attention_options(options.attention, options.max_loss),
-            **offload_options(options.gpu_memory, options.offload),
-        ),
+    chosen = Options.from_env().changed(
+        weights=options.weights,
+        **attention_options(options.attention, options.max_loss),
+        **offload_options(options.gpu_memory, options.offload),
     )
+    if stage == "ast" and options.after is None:  # it needs no pass
+        from ..frontend.ast_dump import dump as tree
+        from ..frontend.open import open_program
+
+        emit(tree(open_program(options.file, None, options.program).file))
+        return
+    from ..compiler import Compilation
+    from ..compiler.stages import record_of, stage_text
+    from ..ir.printer import print_module
+
+    compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
     if options.after is None:
         rows = list(read_rows(options.rows)) if options.rows is not None else []
         emit(stage_text(compilation, stage, options.kernel, options.form, options.spans, rows))

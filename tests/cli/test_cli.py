@@ -373,6 +373,19 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_tree_of_the_syntax_needs_no_pass(hello):
+    code = (
+        f"import sys; sys.argv = ['weft', 'dump', {str(hello)!r}, '--stage', 'ast']\n"
+        "import weft.__main__ as m\n"
+        "try: m.main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('weft.passes', 'numpy') if name in sys.modules])\n"
+    )
+    run = [sys.executable, "-c", code]
+    shown = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    assert shown.endswith("[]\n") and weft("dump", hello, "--stage", "ast") in shown
+
+
 def test_explain_says_what_a_gpu_leaves_to_the_library_and_why(hello):
     said = weft("explain", hello, "--target", "cuda")
     assert "matmul call the library: dense products are the vendor library's on a GPU" in said
