@@ -41,6 +41,9 @@ BYTES_A_TOKEN = 4
 ASKS = frozenset({"plan.decode", "plan.select", "plan.score"})
 """Operations that take the space at the end of a text, so that it is encoded with what follows."""
 
+LARGE = 10**31
+"""Whole numbers from here on are longer than a budget counts a row's number (32 bytes)."""
+
 NEARLY = 4
 """What tokens of an element are rounded up to, so that claims of many rows agree."""
 
@@ -97,6 +100,10 @@ class Forecast:
 
         It is unproven without a budget, and when so many rows with such claims do not fit.
         """
+        if any(type(value) is int and abs(value) >= LARGE for value in arguments.values()):
+            return Claim(
+                self._num_pages, UNPROVEN_AHEAD, proven=False, guess=self._guess(arguments)
+            )
         # A power of two, so that claims that were worked out can be used again.
         rows = 1 << (min(rows or self._most, self._most) - 1).bit_length()
         sizes = (("rows", min(rows, self._most)), *self._sizes(arguments))

@@ -100,6 +100,20 @@ def test_with_a_proof_nothing_is_ever_given_back(toy, text, pages, page_size, ba
     toy.assert_clean(executable)
 
 
+def test_a_number_longer_than_budgets_count_has_no_proof(toy):
+    """A row may bring 4,300 digits; the plan counts 32 bytes."""
+    text = 'program p(n: int) -> str:\n    "{n}"\n    gen word(max_tokens=2)\n    return word\n'
+    executable = toy.compile(text, num_pages=400, page_size=4, max_batch=2)
+    claim = executable._host.forecast.claim
+    assert claim({"n": 10**31 - 1}).proven and claim({"n": -(10**31) + 1}).proven
+    long = -(10**31), 10**300
+    assert not any(claim({"n": number}).proven for number in long)
+    assert claim({"n": long[1]}).guess > claim({"n": long[0]}).guess
+    oracle = toy.oracle(text)
+    found = executable.run_rows([{"n": number} for number in long])
+    assert found.values == [oracle(row, n=number).value for row, number in enumerate(long)]
+
+
 WIDE = """
 program wide(arg: str, sides: list[str]) -> list[str]:
     "About {arg}: "
