@@ -119,7 +119,8 @@ def _lengths_of(expression: Expression) -> tuple[float, float]:
     """Return the bytes of its shortest and its longest text; (inf, -inf) where it has none."""
     match expression:
         case Text(text):
-            return (len(text.encode()),) * 2
+            size = len(text.encode())
+            return size, size
         case Chars(ranges):
             bytes_of = [sum(point >= first for first in UTF8_LENGTHS) for point in chain(*ranges)]
             return min(bytes_of, default=inf), max(bytes_of, default=-inf)

@@ -30,17 +30,41 @@ def regex(pattern: str, spell: Spell = Chars, ascii: bool = False) -> Expression
 
     With `ascii`, `\\d \\w \\s` are the classes of JSON Schema's patterns.
     """
+    tree = _parsed(pattern)
+    if tree.state.flags & ~re.UNICODE:
+        raise NotRegular("it has flags")
+    return _Reader(spell, ascii).sequence(tree, True, True)
+
+
+def is_whole(pattern: str) -> bool:
+    """Say whether each alternative of a pattern begins with `^` and ends with `$`, so that where it
+    is looked for in a text it matches all of that or nothing; raises NotRegular."""
+    tree = _parsed(pattern)
+    return _anchored(tree, 0) and _anchored(tree, -1)
+
+
+def _anchored(items: Any, end: int) -> bool:
+    """Say whether a sequence has an anchor at its first item (0) or its last one (-1)."""
+    if not len(items):
+        return False
+    kind, value = items[end]
+    if kind is code.BRANCH:
+        return all(_anchored(one, end) for one in value[1])
+    if kind is code.SUBPATTERN:
+        return _anchored(value[3], end)
+    return kind is code.AT and value in _ANCHORS[end]
+
+
+def _parsed(pattern: str) -> Any:
+    """Return the tree of a pattern in Python's notation; raises NotRegular."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)
-            tree = parser.parse(pattern)
+            return parser.parse(pattern)
     except FutureWarning:
         raise NotRegular("its classes hold set operations") from None
     except (re.error, OverflowError) as error:
         raise NotRegular(f"it is not in Python's notation ({error})") from None
-    if tree.state.flags & ~re.UNICODE:
-        raise NotRegular("it has flags")
-    return _Reader(spell, ascii).sequence(tree, True, True)
 
 
 class _Reader:

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from .automaton import Chars, Either, Expression, NotRegular, Repeat, Seq, Text
-from .automaton_regex import regex
+from .automaton_regex import is_whole, regex
 from .automaton_utf8 import EVERY, Ranges, complement, intersection
 from .json_schema import faults
 
@@ -116,7 +116,7 @@ class _Reader:
         pattern = given["pattern"]
         if low or high is not None:
             raise NotRegular("a string has a pattern and a length")
-        if not (pattern.startswith("^") and pattern.endswith("$")):
+        if not is_whole(pattern):
             raise NotRegular("a pattern may match anywhere in its string")
         return _quoted(regex(pattern, inside_string, ascii=True))
 

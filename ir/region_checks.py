@@ -1,20 +1,20 @@
 """What operations with regions hold, in programs, plans, graphs and kernels alike: a region takes
 what its operation hands it, ends in what gives the results, and gives as many.
 
-Of the types of values only streams and KV must agree in programs and plans, where a `str` may be
-one that knows its probabilities; elsewhere all types must.
+In programs and plans types of values must meet: a `str` may be a choice, or one that knows its
+probabilities. Elsewhere they must be the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import eq
 
 from .core import Operation, Region, Value
 from .dialect import Check
 from .display.units import counted
-from .types import KV, STREAM
+from .types import meet
 
-_HANDLES = (STREAM, KV)
 _LOOSE = ("program", "plan")
 
 
@@ -132,7 +132,7 @@ def _fits(
     if len(have) != len(want):
         return f"{what} {counted(len(have), 'value')}, where {len(want)} belong"
     for one, other in zip(have, want, strict=True):
-        free = operation.dialect in _LOOSE and not {one.type, other.type} & {*_HANDLES}
-        if one.type != other.type and not free:
+        same = meet if operation.dialect in _LOOSE else eq
+        if not same(one.type, other.type):
             return f"{what} {one.type}, where {other.type} belongs"
     return None

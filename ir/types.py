@@ -69,6 +69,15 @@ def base(type: Term) -> Term:
     return type
 
 
+def meet(one: Term, other: Term) -> bool:
+    """Say whether some value is of both types: constraints and what is known besides do not count,
+    a whole number is a float, and what may be an error may be none."""
+    one, other = base(outcome(one)), base(outcome(other))
+    if one.name == other.name == "list":
+        return meet(element(one), element(other))
+    return one == other or ANY in (one, other) or {one, other} == {INT, FLOAT}
+
+
 def outcome(type: Term) -> Term:
     """Return the type of the value that a result holds where it is no error."""
     inner = type.parameters[0] if type.name == "result" else type

@@ -154,7 +154,8 @@ class Result(Shown):
 
     @cached_property
     def text(self) -> str:
-        """What the model saw and said on the program's stream."""
+        """What the model saw and said on the program's stream; not what the program appends behind
+        the last call, unless the model is behind an endpoint."""
         return self.seen()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -86,9 +86,10 @@ class RooflinePlot:
         lines = [f"{roof.name}: {si(roof.rate, 'B/s')}" for roof in self.slopes]
         lines += [f"{roof.name}: {si(roof.rate, 'FLOP/s')}" for roof in self.ceilings]
         for point in self.points:
-            share = point.rate / self.attainable(point.intensity)
+            roof = self.attainable(point.intensity)
+            share = f"{point.rate / roof:4.0%} of the roof" if roof else f"{'no arithmetic':>16}"
             said = f"{point.intensity:8.2f} FLOP/B  {si(point.rate, 'FLOP/s'):>13}"
-            lines.append(f"{said}  {share:4.0%} of the roof  {point.name}")
+            lines.append(f"{said}  {share}  {point.name}")
         return cut(lines, width)
 
     def attainable(self, intensity: float) -> float:

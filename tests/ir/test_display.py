@@ -64,7 +64,8 @@ def kernel():
 
 
 def charts():
-    points = (Point(PLANTED, 0.5, 1e9, "memory bound", 1e-3, key=PLANTED), Point("b", 8, 9e10))
+    points = (Point(PLANTED, 0.5, 1e9, "memory bound", 1e-3, key=PLANTED), Point("b", 8, 9e10),
+              Point("copy", 0, 0))  # fmt: skip
     yield RooflinePlot(
         PLANTED, (Slope(PLANTED, 3e10),), (Ceiling("f32", 2e11),), points, (Turn(PLANTED, 2.0),)
     )
@@ -169,6 +170,12 @@ def test_empty_pictures_are_pictures():
     ):
         ElementTree.fromstring(chart.svg())
         chart.text()
+
+
+def test_work_without_arithmetic_has_no_share_of_a_roof():
+    chart = RooflinePlot("r", (Slope("m", 1e9),), (Ceiling("c", 1e9),), (Point("copy", 0, 0),))
+    assert "no arithmetic  copy" in chart.text()
+    ElementTree.fromstring(chart.svg())
 
 
 def test_a_program_on_an_endpoint_shows_itself_before_its_first_call():

@@ -21,7 +21,7 @@ from weft.ir.automaton import (
     longest_bytes,
     minimised,
 )
-from weft.ir.automaton_regex import regex
+from weft.ir.automaton_regex import is_whole, regex
 from weft.ir.automaton_schema import integers, schema
 from weft.ir.automaton_stops import until_stop
 from weft.ir.automaton_utf8 import EVERY, byte_sequences, complement, union
@@ -104,6 +104,21 @@ def test_a_pattern_of_long_texts_is_refused_by_counting(pattern):
 )
 def test_what_says_nothing_has_no_length(pattern):
     assert automaton(regex(pattern), 2).states <= 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "whole"),
+    [
+        ("^a|b$", False), ("^a$|^b$", True), ("^(a|b)$", True), ("(^a$|^ab$)", True),
+        ("^a|^b$", False), ("(^)?a$", False), ("(^a|^b)c$", True), ("", False), (r"\Aa\Z", True),
+    ],
+)  # fmt: skip
+def test_a_schemas_pattern_is_looked_for_where_an_alternative_has_no_anchor(pattern, whole):
+    """`^a|b$` fits `ax` and `xb`; as a table it allowed `a` and `b` alone."""
+    assert is_whole(pattern) == whole
+    if not whole:
+        with pytest.raises(NotRegular, match="anywhere in its string"):
+            schema({"type": "string", "pattern": pattern})
 
 
 @pytest.mark.parametrize(

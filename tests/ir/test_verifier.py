@@ -81,6 +81,12 @@ BROKEN = {
         func("%c = program.list : list<str>", "%r = program.for %c, %s { |%e: str, %t: stream|",
              "program.yield %e", "} : stream", "program.return"), "yields str, where stream",
     ),
+    "a loop that yields a number for a text": (
+        func("%c = program.list : list<str>", '%x = program.constant value = "a" : str',
+             "%n = program.constant value = 2 : int",
+             "%r = program.for %c, %x { |%e: str, %y: str|",
+             "program.yield %n", "} : str", "program.return"), "yields int, where str belongs",
+    ),
     "a loop without an element": (
         func("%c = program.list : list<str>", "program.for %c {", "program.yield", "}",
              "program.return"), "where an element belongs",
