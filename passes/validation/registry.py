@@ -8,6 +8,7 @@ from ...ir.core import Module
 from ...ir.diagnostics import PassError
 from ..manager import Context
 from .kv import freed_once
+from .kv_reads import lifetimes_hold
 from .lowering import same_text
 from .streams import SameEvents, only_annotated
 from .tables import tables_hold
@@ -42,6 +43,11 @@ def _budgets(before: Module, after: Module, context: Context) -> Iterator[str]:
     yield from validate(before, after, context)
 
 
+def _lifetimes(before: Module, after: Module, context: Context) -> Iterator[str]:
+    yield from only_annotated(before, after, context)
+    yield from lifetimes_hold(before, after, context)
+
+
 CHECKS: Mapping[str, Check] = {
     "fold-constants": SameEvents(),
     "drop-dead": SameEvents(frozenset({"call", "fork", "score"})),
@@ -53,7 +59,7 @@ CHECKS: Mapping[str, Check] = {
     "free-kv": freed_once,
     "batching": _critical,
     "plan-budgets": _budgets,
-    "kv-lifetimes": only_annotated,
+    "kv-lifetimes": _lifetimes,
 }
 """The passes over programs and plans, each with its check."""
 

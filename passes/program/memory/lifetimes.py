@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ....ir.core import Module, Operation, Region, Value, freeze, walk
+from ....ir.region_checks import leaves
 from ....ir.types import KV
 from ...manager import Context, PlanPass
 from ...rewrite import rewrite_list
@@ -17,7 +18,10 @@ MAKES = {"plan.extend", "plan.decode", "plan.select"}
 READS = {"plan.decode", "plan.select", "plan.score"}
 """Operations for which the model reads all stretches of their kv."""
 
-_LOOPS = {"plan.for", "plan.while", "plan.fork"}
+_CARRIES = {"plan.for", "plan.while"}
+"""Loops that hand the kvs of a round to the next one."""
+
+_LOOPS = {*_CARRIES, "plan.fork"}
 
 
 @dataclass
@@ -38,10 +42,10 @@ class KVLifetimes(PlanPass):
 
     `lifetime = {at, first, next, last, reads, again, keep}`: operations are numbered in the order
     of the text, `at` is the one itself, `first`, `next` and `last` are the first, second and last
-    of the `reads` operations that read its tokens. `again`: some of them stand in a loop or a fork
-    that does not make the tokens, so that they read them several times. `keep = "batch"` where no
-    value of the row comes before: all rows read the tokens; `keep = "row"` where they die with
-    the row's last read.
+    of the `reads` operations that read its tokens, those of a loop's next round last. `again`: one
+    of them reads the same tokens several times, in rounds of a loop or branches of a fork.
+    `keep = "batch"` where no value of the row comes before: all rows read the tokens;
+    `keep = "row"` where they die with the row's last read.
     """
 
     name: ClassVar[str] = "kv-lifetimes"
@@ -69,7 +73,7 @@ def _annotated(function: Operation, context: Context) -> Operation:
             context.left("tokens that no later call reads", operation.span)
         table = {
             "at": stretch.number,
-            **_ends(stretch.reads),
+            **_ends(stretch.number, stretch.reads),
             "again": stretch.again or None,
             "keep": "row" if stretch.varies else "batch",
         }
@@ -84,38 +88,53 @@ def _annotated(function: Operation, context: Context) -> Operation:
     )  # fmt: skip
 
 
-def _ends(reads: list[int]) -> dict[str, int]:
-    ends = zip(("first", "next", "last"), (reads[:1], reads[1:2], reads[-1:]), strict=True)
+def _ends(at: int, reads: list[int]) -> dict[str, int]:
+    """Return when tokens are read; the next round of a loop comes behind the rest of this one."""
+    order = sorted(reads, key=lambda number: (number <= at, number))
+    ends = zip(("first", "next", "last"), (order[:1], order[1:2], order[-1:]), strict=True)
     return {key: numbers[0] for key, numbers in ends if numbers} | {"reads": len(reads)}
 
 
 def lifetimes(function: Operation) -> list[_Stretch]:
     """Return the stretches of a function with their reads, in the order of the text."""
-    numbers = {id(op): number for number, op in enumerate(walk(function.regions[0].operations))}
-    sources = dict(_sources(function.regions[0].operations))
-    stretches: dict[str, _Stretch] = {}
-    for operation, around in _loops(function.regions[0].operations, ()):
-        if operation.name in READS:
-            here = numbers[id(operation)]
-            for maker in _above(operation.operands[0].name, sources, stretches):
-                maker.reads.append(here)
-                maker.again |= around != maker.around
-        if operation.name in MAKES:
-            stretch = _Stretch(operation, numbers[id(operation)], around)
-            above = list(_above(operation.operands[0].name, sources, stretches))
-            stretch.varies = _varies(operation, function) or any(one.varies for one in above)
-            stretches[operation.results[0].name] = stretch
+    operations = function.regions[0].operations
+    numbers = {id(op): number for number, op in enumerate(walk(operations))}
+    sources, placed = dict(_sources(operations)), _loops(operations, ())
+    stretches = {
+        operation.results[0].name: _Stretch(operation, numbers[id(operation)], around)
+        for operation, around in placed
+        if operation.name in MAKES
+    }
+    own = {name for name, one in stretches.items() if _varies(one.maker, function)}
+    for name, stretch in stretches.items():
+        stretch.varies = not own.isdisjoint(_above(name, sources, stretches))
+    carried = {
+        id(loop): {name for given in _given(loop) for name in _above(given, sources, stretches)}
+        for loop, _ in placed
+        if loop.name in _CARRIES
+    }
+    for operation, around in placed:
+        if operation.name not in READS:
+            continue
+        for name in _above(operation.operands[0].name, sources, stretches):
+            maker = stretches[name]
+            maker.reads.append(numbers[id(operation)])
+            maker.again |= any(
+                loop not in maker.around or name in carried.get(loop, ()) for loop in around
+            )
     return list(stretches.values())
 
 
 def _loops(
     operations: tuple[Operation, ...], around: tuple[int, ...]
 ) -> list[tuple[Operation, tuple[int, ...]]]:
-    """Return every operation in the order of the text, with the loops and forks around it."""
+    """Return every operation in the order of the text, with the loops and forks around it; a loop
+    that ends in its first round is none."""
     found: list[tuple[Operation, tuple[int, ...]]] = []
     for operation in operations:
         found.append((operation, around))
-        inner = (*around, id(operation)) if operation.name in _LOOPS else around
+        again = operation.name in _LOOPS and not leaves(operation.regions[-1])
+        inner = (*around, id(operation)) if again else around
         for region in operation.regions:
             found += _loops(region.operations, inner)
     return found
@@ -125,15 +144,35 @@ def _sources(operations: tuple[Operation, ...]) -> Iterator[tuple[str, list[str]
     """Yield of each kv value the kvs that it goes on from."""
     for operation in walk(operations):
         before = [value.name for value in operation.operands if _is_kv(value)]
-        ends = [region.operations[-1] for region in operation.regions if region.operations]
-        given = [value.name for end in ends for value in end.operands if _is_kv(value)]
+        given = list(_given(operation))
         for value in operation.results:
             if _is_kv(value):
                 yield value.name, [*before, *given]
         for region in operation.regions:
             for value in region.arguments:
                 if _is_kv(value):
-                    yield value.name, before
+                    yield value.name, [*before, *given] if operation.name in _CARRIES else before
+
+
+def _given(operation: Operation) -> Iterator[str]:
+    """Yield the kvs that an operation's regions give to its results, or to their next round."""
+    ends = [
+        region.operations[-1]
+        for region in operation.regions
+        if region.operations and not leaves(region)
+    ]
+    if operation.name == "plan.inline":
+        ends = list(_leaves(operation.regions[0]))
+    for end in ends:
+        yield from (value.name for value in end.operands if _is_kv(value))
+
+
+def _leaves(region: Region) -> Iterator[Operation]:
+    for operation in region.operations:
+        if operation.name == "plan.leave":
+            yield operation
+        for inner in operation.regions if operation.name != "plan.inline" else ():
+            yield from _leaves(inner)
 
 
 def _is_kv(value: Value) -> bool:
@@ -142,14 +181,14 @@ def _is_kv(value: Value) -> bool:
 
 def _above(
     name: str, sources: dict[str, list[str]], stretches: dict[str, _Stretch]
-) -> Iterator[_Stretch]:
-    """Yield the stretches that a kv holds."""
+) -> Iterator[str]:
+    """Yield the kvs after which a kv's stretches are called, its own among them."""
     todo, seen = [name], {name}
     while todo:
         name = todo.pop()
         if name in stretches:
-            yield stretches[name]
-        fresh = [each for each in sources.get(name, ()) if each not in seen]
+            yield name
+        fresh = dict.fromkeys(each for each in sources.get(name, ()) if each not in seen)
         seen.update(fresh)
         todo += fresh
 
