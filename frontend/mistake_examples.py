@@ -169,6 +169,8 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
         "program p():\n    match x:\n        let y = 1\n",
         "program p():\n    match x:\n        case 1\n",
         "program p():\n    match x:\n        else:\n",
+        "program p():\n    match x:\n        case 1:\n            return\n        else:\n",
+        "program p():\n    match x:\n        case 1:\n            return\n        default:\n",
         *_in_match("case ;; case 1, 2 ;; case f(x) ;; case a b c ;; case 1 | ;; case [1]"),
         *_in_match("case 1 if y ;; case x.y ;; case x == 1"),
         *_in_program("match x ;; match x y: ;; match x = 1: ;; match x, y:"),

@@ -198,7 +198,7 @@ def run_passes(
         verify(after, tuple(dict.fromkeys((*step.reads, *step.writes))))
         if context.validate is not None:
             context.validate(step.name, module, after, context)
-        remarks = tuple(context.remarks[remarks_before:])
+        remarks = tuple(dict.fromkeys(context.remarks[remarks_before:]))  # of a place each once
         records.append(PassRecord(step.name, module, after, seconds, remarks))
         module = after
     return module, records

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 from weft.ir.core import Module, make
 from weft.ir.parser import parse_module
+from weft.ir.source import Span
 from weft.ir.verifier import InvalidIR
 from weft.passes.manager import (
     Context,
@@ -61,6 +62,22 @@ def test_a_pass_that_leaves_broken_ir_is_caught():
 
     with pytest.raises(InvalidIR, match="program.literal: 0 operands"):
         run_passes((Breaks(),), Module(), Context())
+
+
+def test_what_a_pass_says_of_a_place_is_told_once():
+    @dataclass(frozen=True)
+    class Talks:
+        name = "talks"
+        reads = writes = ("program",)
+        requires = ensures = keeps = ()
+
+        def run(self, module, context):
+            for line in (1, 2, 1):
+                context.left("unread", Span("p.weft", line, 1, line, 2))
+            return module
+
+    _, (record,) = run_passes((Talks(),), Module(), Context())
+    assert [remark.span.line for remark in record.remarks] == [1, 2]
 
 
 def test_an_unknown_pass_names_the_known_ones():
