@@ -166,7 +166,9 @@ def _list(type: ast.Type, records: Collection[str]) -> Term:
     _expect(inner, inner.name not in FILE_TYPES, f"a {inner.name} stands alone, in no list")
     for option in inner.options:
         allowed = inner.name == "list" and option.name == "max_items"
-        _expect(inner, allowed, f"a list's elements take no `{option.name}` here")
+        bounds = option.name == "max_tokens"
+        hint = "let them be records: a record's field takes it" if bounds else ""
+        _expect(inner, allowed, f"a list's elements take no `{option.name}` here", hint)
     return list_of(bounded(inner, records))
 
 

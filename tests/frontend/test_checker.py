@@ -197,6 +197,12 @@ def test_warnings():
     ]
 
 
+def test_elements_of_a_list_are_bounded_as_records():
+    error = failure("record R:\n    words: list[str(max_tokens=3)]\n")
+    assert "elements take no `max_tokens` here" in str(error)
+    assert str(error).endswith("hint: let them be records: a record's field takes it")
+
+
 def test_names_in_braces_that_are_text_are_told():
     body = 'for x in xs:\n        "{{ t }} {{n}} {{u}} {{{x}}} {n}"\n    return t'
     assert accepted(body) == [
