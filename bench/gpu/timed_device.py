@@ -21,6 +21,7 @@ from weft.runtime.attention.lists import AttentionLists, Room
 from weft.runtime.devices.staging import Layout
 from weft.runtime.execution.slot_copies import COPIED
 from weft.runtime.execution.step import StepInput
+from weft.runtime.gpu.first_steps import first_prompts
 from weft.runtime.gpu.prompt_rooms import LENT_FOR, RECORDED, PromptRooms
 from weft.runtime.gpu.recordings import COST, Recorded, Recordings
 from weft.runtime.gpu.token_counts import token_counts
@@ -155,6 +156,9 @@ class TimedDevice:
         )
         self._prompts = Recordings(most=RECORDED, lent=LENT_FOR)
         self._logits = torch.zeros(batch, 1).expand(batch, vocabulary)
+        for step in first_prompts(PAGE, self.max_tokens):
+            if room := self._room(step, self._lists.plan(step)):
+                self._prompts.keep(room, self._record)
         self._allowed: dict[bytes, np.ndarray] = {}
         self._mask = np.zeros((1, -(-vocabulary // 32)), np.int32)
 
@@ -177,16 +181,23 @@ class TimedDevice:
 
     def _recorded(self, step: StepInput, lists: Lists) -> int:
         """Return the tokens of the recording that a step of prompts is replayed by; 0: of none."""
-        copies = 0 if step.copies is None else step.copies.shape[1]
-        copied = {name: np.zeros(copies, np.int32) for name in COPIED}
-        room = self._rooms.of(step, replace(lists, arrays={**copied, **lists.arrays}))
 
         def record(room: Room) -> Recorded:
             time.sleep(self._speed * COST)
-            return Recorded(room, Layout.of([]), lambda: None, self._logits)
+            return self._record(room)
 
+        room = self._room(step, lists)
         found = room and self._prompts.find(room, record)
         return found.room.rows if found else 0
+
+    def _room(self, step: StepInput, lists: Lists) -> Room | None:
+        """Return the room of a step of prompts."""
+        copies = 0 if step.copies is None else step.copies.shape[1]
+        copied = {name: np.zeros(copies, np.int32) for name in COPIED}
+        return self._rooms.of(step, replace(lists, arrays={**copied, **lists.arrays}))
+
+    def _record(self, room: Room) -> Recorded:
+        return Recorded(room, Layout.of([]), lambda: None, self._logits)
 
     def copy_page(self, source: int, target: int) -> None:
         """Count it."""

@@ -36,7 +36,7 @@ from ..execution.timing import BoundLaunch, event_seconds, graph_seconds, host_s
 from ..execution.weights import Weight
 from ..schedule.held_rows import HeldRows
 from .drawn import Drawn
-from .first_steps import first_prompt, first_steps
+from .first_steps import first_prompts, first_steps
 from .greedy_draws import GreedyDraws
 from .listed_head import ListedHead
 from .page_copies import PageCopies
@@ -276,9 +276,9 @@ class DeviceExecutor(CompiledExecutor):
                 size = self._sizes[bisect_left(self._sizes, step.tokens.shape[0])]
                 room = self._lists.room(size, self._lists.plan(step), ENTRIES)
                 self._recorded.keep(room, self._record)
-            step = first_prompt(self.page_size)
-            if room := self._rooms.of(step, self._copied(step, self._lists.plan(step))):
-                self._prompts.keep(room, self._record)
+            for step in first_prompts(self.page_size, self.max_tokens):
+                if room := self._rooms.of(step, self._copied(step, self._lists.plan(step))):
+                    self._prompts.keep(room, self._record)
 
     def seconds(self, run: Callable[[], None]) -> float:
         """Return how long some launches take on this device."""

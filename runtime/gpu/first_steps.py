@@ -1,4 +1,4 @@
-"""Decode steps that are recorded when a model is loaded, so that nobody waits for their first one.
+"""Steps that are recorded when a model is loaded, so that nobody waits for their first one.
 
 Without, the first step of a run's batch is launched kernel by kernel and the second is recorded,
 for which the device waits; and the last steps, of fewer and fewer rows, are replayed as if they had
@@ -28,16 +28,22 @@ OWN_PAGES = (1, 4)
 When some have left, what is shared by two to four of the others is not (`attention/grown_lists`),
 which only steps of the other way hold: with none, such a step took an H200's host 10 ms more."""
 
-PROMPT = 32
-"""Tokens of the prompt that is recorded: the first such recording of a thread takes a run of it."""
+PROMPTS = (2048, 1536, 1024)
+"""Tokens of prompts that are recorded: a device that does nothing begins with so many while more
+come. Recorded in a run each keeps an H200 waiting for 13 ms. The first such recording of a thread
+takes a run of it, which loads what all of them launch: so that is of the largest."""
+
+SHORT = 32
+"""Tokens of the one that is recorded where steps have fewer."""
 
 
-def first_prompt(page_size: int) -> StepInput:
-    """Return a step of one prompt."""
-    step = decode_step(1, PROMPT, page_size)
-    tokens = torch.zeros(PROMPT, dtype=torch.int32)
-    starts = torch.tensor([0, PROMPT], dtype=torch.int32)
-    return replace(step, tokens=tokens, positions=tokens, slots=tokens, query_starts=starts)
+def first_prompts(page_size: int, most: int) -> Iterator[StepInput]:
+    """Yield a step of one prompt of each size, of up to `most` tokens."""
+    for size in [size for size in PROMPTS if size <= most] or [SHORT]:
+        step = decode_step(1, size, page_size)
+        tokens = torch.zeros(size, dtype=torch.int32)
+        starts = torch.tensor([0, size], dtype=torch.int32)
+        yield replace(step, tokens=tokens, positions=tokens, slots=tokens, query_starts=starts)
 
 
 def first_steps(page_size: int, context: int, most_rows: int) -> Iterator[StepInput]:

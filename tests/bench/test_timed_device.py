@@ -40,7 +40,7 @@ COPIES = torch.tensor([[1], [70]], dtype=torch.int32)
 @pytest.mark.parametrize(
     ("step", "launched"),
     [(a_step(1, 1), False), (a_step(3, 1, 5), False), (a_step(200, 56), False),
-     (a_step(200, 57), True), (replace(a_step(3, 5), copies=COPIES), True)],
+     (a_step(200, 57), True), (replace(a_step(60, 40), copies=COPIES), True)],
 )  # fmt: skip
 def test_the_host_launches_what_no_recording_holds(monkeypatch, step, launched):
     """Steps with chunks of no more tokens than the largest batch are replayed, but for those that
@@ -58,13 +58,15 @@ def test_a_step_of_more_tokens_than_any_recording_is_launched(monkeypatch):
     slept: list[float] = []
     monkeypatch.setattr(timed_device.time, "sleep", slept.append)
     device = TimedDevice(100, [1, 2, 3], batch=256)
-    for tokens in (TOKENS, TOKENS, TOKENS - 31, TOKENS - 32, TOKENS + 1, TOKENS + 1):
+    size = TOKENS - 256
+    for tokens in (size, size, size - 31, size - 32, TOKENS, TOKENS + 1, TOKENS + 1):
         device.forward(a_step(tokens))
-    assert slept == [LAUNCH, COST, *[REPLAY] * 3, LAUNCH, LAUNCH]  # TOKENS - 32 borrows it
+    # what has 32 fewer borrows it, and TOKENS has been there from the first on
+    assert slept == [LAUNCH, COST, *[REPLAY] * 4, LAUNCH, LAUNCH]
     began = device.busy_until
-    device.forward(a_step(TOKENS - 31))
+    device.forward(a_step(size - 31))
     took = device.busy_until - began
-    assert took == pytest.approx(PROMPTS + TOKENS * PROMPT)  # it computes them all
+    assert took == pytest.approx(PROMPTS + size * PROMPT)  # it computes them all
 
 
 def test_the_device_begins_with_a_step_while_the_host_launches_the_rest():

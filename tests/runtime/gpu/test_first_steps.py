@@ -15,8 +15,8 @@ from weft.runtime.attention.ways import GROUPED, UNGROUPED
 from weft.runtime.devices.staging import Layout
 from weft.runtime.execution.slot_copies import COPIED
 from weft.runtime.execution.step import StepInput, decode_step
-from weft.runtime.gpu.first_steps import PROMPT, first_prompt, first_steps
-from weft.runtime.gpu.prompt_rooms import PromptRooms
+from weft.runtime.gpu.first_steps import PROMPTS, SHORT, first_prompts, first_steps
+from weft.runtime.gpu.prompt_rooms import LENT_FOR, RECORDED, PromptRooms
 from weft.runtime.gpu.recordings import LAUNCHED, Recorded, Recordings
 from weft.runtime.gpu.token_counts import bucket_sizes, token_counts
 
@@ -98,11 +98,34 @@ def test_rows_that_are_left_are_replayed_whatever_their_number():
     assert ways == {GROUPED, UNGROUPED}
 
 
-def test_a_prompt_is_recorded_with_them():
-    prompts = PromptRooms(SHAPE, token_counts(16384), 2048, SLOTS, ENTRIES, copies=True)
-    step = first_prompt(PAGE)
+ROOMS = PromptRooms(SHAPE, token_counts(16384), 2048, SLOTS, ENTRIES, copies=True)
+
+
+def prompt_room(step: StepInput) -> Room:
+    """Return the room of a step of prompts that copies no slots."""
     lists = LISTS.plan(step)
     copied = {name: torch.zeros(0, dtype=torch.int32).numpy() for name in COPIED}
-    room = prompts.of(step, replace(lists, arrays={**copied, **lists.arrays}))
-    assert room is not None and (room.rows, bool(room.logits)) == (PROMPT, True)
-    assert step.tokens.shape == (PROMPT,) and step.logits_rows.tolist() == [0]
+    room = ROOMS.of(step, replace(lists, arrays={**copied, **lists.arrays}))
+    assert room is not None
+    return room
+
+
+def test_prompts_are_recorded_with_them():
+    for most, sizes in ((16384, [*PROMPTS]), (1600, [*PROMPTS[1:]]), (64, [SHORT])):
+        steps = [*first_prompts(PAGE, most)]
+        assert [room.rows for room in map(prompt_room, steps) if room.logits] == sizes
+        assert [step.logits_rows.tolist() for step in steps] == [[0]] * len(sizes)
+
+
+@pytest.mark.parametrize(("rows", "each"), [(1, 1024), (1, 2048), (32, 64), (3, 512), (16, 96)])
+def test_what_a_run_begins_with_finds_the_recording_of_a_prompt(rows: int, each: int) -> None:
+    """A stem, W2's common part, branches behind two stems, prompts of W1, and shorter ones."""
+    found, size = Recordings(most=RECORDED, lent=LENT_FOR), rows * each
+    for step in first_prompts(PAGE, 16384):
+        found.keep(prompt_room(step), _recording)
+    step = decode_step(rows, each, PAGE)
+    tokens = torch.zeros(size, dtype=torch.int32)
+    starts = torch.arange(rows + 1, dtype=torch.int32) * each
+    step = replace(step, tokens=tokens, positions=tokens, slots=tokens, query_starts=starts)
+    known = found.find(prompt_room(step), _recording)
+    assert known is not None and known.room.rows == size and len(found) == len(PROMPTS)
