@@ -19,10 +19,11 @@ except ImportError:  # the tests of a GPU run without
     pass
 else:
     # How long an example takes depends on what else the machine does: no fault of the code. What
-    # decides whether a change lands has the same examples each time; `make test-slow` has new ones.
+    # decides whether a change lands has the same examples each time, a third of as many as
+    # `make test-slow` has, where they are new ones.
     fair: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-    settings.register_profile("new-examples", settings(), **fair)
-    settings.register_profile("weft", settings(), **fair, derandomize=True)
+    settings.register_profile("new-examples", settings(), **fair, max_examples=100)
+    settings.register_profile("weft", settings(), **fair, max_examples=33, derandomize=True)
     settings.load_profile("weft")
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,6 +79,29 @@ def usual_short_steps() -> Iterator[None]:
     order round other bf16 keys. Both ways are held to the reference in test_compiled_executor."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("weft.compiler.choices.short_steps", lambda executor, options: executor.short)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_lowered_once() -> Iterator[None]:
+    """Lower a model once for the same options: hundreds of tests compile the shipped ones. Tests
+    of passes call them, and what lowers for them, by name."""
+    from weft.passes.tile import regimes
+
+    def once(lower: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        known: dict[Any, list[Any]] = {}
+
+        def lowered(*model: Any, **options: Any) -> list[Any]:
+            key = model, tuple(sorted(options.items()))
+            if key not in known:
+                known[key] = lower(*model, **options)
+            return list(known[key])
+
+        return lowered
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("lower_model", "lower_for_gpu"):
+            patch.setattr(regimes, name, once(getattr(regimes, name)))
         yield
 
 

@@ -10,6 +10,11 @@ from weft.bench.contest.cases import CASES
 from weft.bench.contest.contest import Contest, Way
 from weft.bench.host_overlap import TimedBench
 from weft.bench.programs_gpu import rows_of
+from weft.tests.each_time import each_time
+
+OFTEN = ("adapters", "best_draft", "generative_agents", "llm_judge", "multi_turn_long", "rag",
+         "react_replay", "tree_of_thoughts")  # fmt: skip
+"""Branches, joins, loops, tools, long texts that rows share, turns, and models in turn."""
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +25,7 @@ def bench() -> Iterator[TimedBench]:
         yield found
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", each_time(CASES.keys(), *OFTEN))
 def test_all_that_prompts_share_is_hit(bench, name):
     contest = Contest(bench, CASES[name], rows_of(CASES[name], times=1))
     run = contest.weft(Way(kv_tokens=0, noted=True))

@@ -68,6 +68,7 @@ def test_figures_are_read_from_json_and_from_lines() -> None:
     assert cpu.figures_of("a: 1.5\nb_c: 2\n") == {"a": 1.5, "b_c": 2.0}
 
 
+@pytest.mark.slow  # tests/zoo has the shipped models
 def test_checkpoint_loads_in_transformers(tmp_path) -> None:
     transformers = pytest.importorskip("transformers")
     folder = checkpoint.make(tmp_path / "model", TINY)

@@ -51,6 +51,7 @@ def test_errors_cpu_experts_and_peers_run(bench):
     assert len(figures["hrm_settings"]) >= 8
 
 
+@pytest.mark.slow  # the schedules above are measured as these are
 def test_rates_by_host_memory_stand_beside_their_bounds_and_lossy_ones_apart(bench):
     figures = measure(bench, ["host_memory"])
     exact, lossy = figures["rate_by_host_memory"], figures["rate_by_host_memory_int8"]
@@ -142,6 +143,7 @@ def test_a_drawn_trace_is_replayed_and_its_coldest_experts_go_to_the_cpu(bench):
     assert "routing of zipf:1.5" in setting.name
 
 
+@pytest.mark.slow  # the schedules have one store and the same tokens above
 def test_a_store_serves_several_executors(bench):
     base = replace(bench.base, model="random:tiny-moe", new=3)
     store = shared_store(base)
@@ -168,12 +170,14 @@ def test_narrow_pages_run_too(bench):
     assert any("lossy" in note for note in found.notes)
 
 
+@pytest.mark.slow  # tests/runtime/offload/test_offload.py has pages on disk
 def test_a_model_larger_than_host_memory_has_the_same_tokens(bench):
     found = measure(bench, ["disk"])["disk"]
     assert found["same_tokens"] and 0 < found["pages_on_disk"] < found["pages"]
     assert found["tokens_per_s"] > 0 and found["bytes_per_s"] > 0
 
 
+@pytest.mark.slow  # tests below run its kinds of routing and pages one by one
 def test_variants_stand_beside_their_bounds(bench):
     rows = measure(bench, ["variants"])["variants"]
     assert set(rows) == {"zipf routing", "prompts beside decode", "keys on the GPU", "int8 pages"}

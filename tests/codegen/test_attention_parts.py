@@ -30,9 +30,7 @@ from weft.tests.codegen.parts_cases import (
     tolerance,
     tree,
 )
-
-each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-each_tree = pytest.mark.parametrize("groups", GROUPS)
+from weft.tests.each_time import each_time
 
 
 def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
@@ -40,7 +38,7 @@ def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
     return given
 
 
-@each_shape
+@pytest.mark.parametrize("shape", each_time(SHAPES, "bf16", "odd_group", "window"))
 def test_proven_and_round_trips(shape: Parts) -> None:
     for kernel in (*launches(shape), attention_merge(shape.heads, shape.head_dim, shape.q)):
         module = Module((kernel,))
@@ -72,9 +70,15 @@ DECODED: dict[tuple[Any, ...], np.ndarray] = {}
 one list, which is run once."""
 
 
-@pytest.mark.parametrize("cascade", [False, True, None])
-@each_tree
-@each_shape
+@pytest.mark.parametrize(
+    ("shape", "groups", "cascade"),
+    [
+        pytest.param(SHAPES[shape], groups, cascade, id=f"{shape}-{groups}-{cascade}", marks=(
+            () if shape == "f32" or (groups, cascade) == ("forks", True) else pytest.mark.slow
+        ))
+        for shape in SHAPES for groups in GROUPS for cascade in (False, True, None)
+    ],
+)  # fmt: skip
 def test_decode(shape: Parts, groups: str, cascade: bool | None) -> None:
     case = tree(shape, GROUPS[groups])
     for chunk in (0, planner_shape(shape).granule):
@@ -87,8 +91,8 @@ def test_decode(shape: Parts, groups: str, cascade: bool | None) -> None:
         np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
-@each_tree
-@each_shape
+@pytest.mark.parametrize("groups", each_time(GROUPS.keys(), "forks"))
+@pytest.mark.parametrize("shape", each_time(SHAPES, "f32", "bf16", "odd_group", "window"))
 def test_prefill_over_a_cached_prefix(shape: Parts, groups: str) -> None:
     own = [length for _, lengths in GROUPS[groups] for length in lengths]
     queries = [min(pair) for pair in zip(QUERIES[groups], own, strict=True)]
@@ -98,7 +102,7 @@ def test_prefill_over_a_cached_prefix(shape: Parts, groups: str) -> None:
         np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", each_time(SHAPES.keys(), "odd_group", "window"))
 def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     shape = SHAPES[name]
     case = tree(shape, GROUPS["forks"], [1, 5, 1, 2, 1, 1, 11, 4], seed=2)

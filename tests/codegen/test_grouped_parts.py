@@ -35,6 +35,7 @@ from weft.tests.codegen.parts_cases import (
     tolerance,
     tree,
 )
+from weft.tests.each_time import each_time
 
 SHAPED = {name: replace(SHAPES[name], keys=keys)
           for name, keys in (("f32", 4), ("bf16", 8), ("paged", 8), ("odd_group", 4))}  # fmt: skip
@@ -58,7 +59,7 @@ def shared(shape: Parts, seed: int = 0) -> Tree:
     return tree(shape, TREES, seed=seed)
 
 
-@each_shape
+@pytest.mark.parametrize("shape", each_time(SHAPED, "f32"))
 def test_proven_and_round_trips(shape: Parts) -> None:
     kernel = grouped(shape)
     module = Module((kernel,))
@@ -73,7 +74,7 @@ def test_proven_and_round_trips(shape: Parts) -> None:
 
 
 @pytest.mark.parametrize("chunk", [0, 16])
-@each_shape
+@pytest.mark.parametrize("shape", each_time(SHAPED, "f32", "odd_group"))
 def test_rows_attend_to_their_own_keys_and_to_shared_ones(shape: Parts, chunk: int) -> None:
     case = shared(shape)
     work = planned(shape, case, cascade=True, chunk=chunk)
@@ -92,7 +93,7 @@ def test_items_without_keys_and_without_rows_leave_what_they_should(shape: Parts
     np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
-@pytest.mark.parametrize("name", SHAPED)
+@pytest.mark.parametrize("name", each_time(SHAPED.keys(), "bf16"))
 def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     shape = SHAPED[name]
     case = shared(shape, seed=2)

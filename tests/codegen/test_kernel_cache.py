@@ -187,6 +187,7 @@ def test_a_limit_of_file_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         KernelCache(tmp_path).write(tmp_path / "x.so", b"content")
 
 
+@pytest.mark.slow  # two threads of a process take the same locks of files below
 def test_two_processes_at_once(tmp_path: Path) -> None:
     both = [
         subprocess.Popen(program(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)

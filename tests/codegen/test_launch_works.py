@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,22 +27,28 @@ POLICY = "sparse(ratio=1/16, channels=32, min_context=0)"
 
 def lines_of(policy: str, target: str = "cuda", batch: int = 8, offload: bool = False) -> Any:
     """Return the lines of a decode step of one layer of an 8 B shape, by their kernels' names."""
-    config = replace(preset("llama-8b"), layers=1, windows=(0,))
     hardware = "h200" if target == "cuda" else "cpu-generic"
+    regime, schedules = decode_of(policy, target, hardware, offload)
+    made: Any = SimpleNamespace(
+        executor=Clocked(regime, lambda name, schedule: 1.0), regimes=[regime],
+        schedules=schedules, options=Options(target=target, weights="bf16", kv_memory=1),
+    )  # fmt: skip
+    step: Any = None
+    lines = kernel_lines(made, step, decode(batch, CONTEXT), load(hardware).level(), measure=False)
+    return {line.kernel: line for line in lines}
+
+
+@cache
+def decode_of(policy: str, target: str, hardware: str, offload: bool) -> Any:
+    """Return the regime of sparse decode and its kernels' schedules."""
+    config = replace(preset("llama-8b"), layers=1, windows=(0,))
     attention = Sparse(policy, hardware, always=True, offload=offload, ahead=False)
     lower = lower_for_gpu if target == "cuda" else lower_model
     formats = {"activations": "bf16", "kv": "bf16"} if target == "cuda" else {}
     regimes = lower(config, build_graph(config), weights="bf16", attention=attention,
                     max_tokens=64, max_batch=8, **formats)  # fmt: skip
     regime = next(regime for regime in regimes if regime.sparse)
-    made: Any = SimpleNamespace(
-        executor=Clocked(regime, lambda name, schedule: 1.0), regimes=[regime],
-        schedules=merge_kernels([regime]),
-        options=Options(target=target, weights="bf16", kv_memory=1),
-    )  # fmt: skip
-    step: Any = None
-    lines = kernel_lines(made, step, decode(batch, CONTEXT), load(hardware).level(), measure=False)
-    return {line.kernel: line for line in lines}
+    return regime, merge_kernels([regime])
 
 
 def starting(lines: dict[str, KernelLine], begin: str) -> list[KernelLine]:

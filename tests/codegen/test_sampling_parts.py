@@ -22,6 +22,7 @@ from weft.runtime.gpu.sampled_draws import SampledDraws
 from weft.tests.codegen.gpu_run import on_gpu
 from weft.tests.codegen.kernel_cases import poison
 from weft.tests.codegen.tvm_cases import run
+from weft.tests.each_time import each_time
 
 SAMPLED = ("survey_parts", "count_round", "mass_round", "kept_parts", "sample_join")
 Run = Callable[[Operation, list[Any]], list[Any]]
@@ -72,11 +73,19 @@ def agree(found: list[np.ndarray], logits: np.ndarray, mask: np.ndarray) -> None
     np.testing.assert_allclose(found[2], wanted[2], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows, vocab, words", [
-    (1, 333, 2), (3, 333, 4), (13, 333, 8), (0, 333, 2), (2, 1000, 4), (3, 64, 2), (2, 70, 1),
-    (4, 20, 4),
-])  # fmt: skip
-@pytest.mark.parametrize("name", RUNS)
+DRAWN = [(1, 333, 2), (3, 333, 4), (13, 333, 8), (0, 333, 2), (2, 1000, 4), (3, 64, 2), (2, 70, 1),
+         (4, 20, 4)]  # fmt: skip
+"""Rows, words of a vocabulary, and words of 32 bits a part."""
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "vocab", "words"),
+    each_time(
+        [(name, *drawn) for name in RUNS for drawn in DRAWN],
+        *(("reference", *drawn) for drawn in DRAWN),
+        *(("compiled", *drawn) for drawn in ((1, 333, 2), (0, 333, 2), (2, 70, 1), (4, 20, 4))),
+    ),
+)
 def test_greedy_draws(name: str, rows: int, vocab: int, words: int) -> None:
     logits, mask = rows_of(vocab + rows, rows, vocab)
     agree(drawn_greedily(RUNS[name], logits, mask, words), logits, mask)
@@ -158,7 +167,7 @@ def drawn_alike(
         np.testing.assert_allclose(part, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("vocab", [333, 1000, 4097, 100])
+@pytest.mark.parametrize("vocab", each_time([333, 1000, 4097, 100], 333, 4097))
 @pytest.mark.parametrize("seed", range(3))
 def test_sampled_draws(vocab: int, seed: int) -> None:
     logits, mask = rows_of(seed, 13, vocab)
@@ -167,7 +176,7 @@ def test_sampled_draws(vocab: int, seed: int) -> None:
 
 @pytest.mark.parametrize("top_k, top_p", [(False, False), (True, False), (False, True)])
 def test_searches_that_no_row_needs_are_left_out(top_k: bool, top_p: bool) -> None:
-    logits, mask = rows_of(5, 6, 1000)
+    logits, mask = rows_of(5, 6, 333)
     drawn_alike(run, logits, mask, settings_of(8, 6, top_k, top_p))
 
 

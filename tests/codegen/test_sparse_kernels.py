@@ -25,13 +25,10 @@ from weft.tests.codegen.sparse_cases import (
     dense_shape,
     run_all,
 )
+from weft.tests.each_time import each_time
 
-LATER = ("ratio", "capped", "pages", "i8", "threshold", "tail_parts")
-each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-
-
-def slow(name: str) -> Any:
-    return pytest.param(name, marks=pytest.mark.slow)
+INTERPRETED = ("top_p", "tail", "k", "i4", "threshold", "pages", "tail_pages")
+MEANT = ("k", "i4", "capped", "pages_top_p", "threshold", "tail_pages", "tail_parts")
 
 
 def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
@@ -39,7 +36,7 @@ def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
     return given
 
 
-@each_shape
+@pytest.mark.parametrize("shape", each_time(SHAPES, "i4", "capped", "pages_top_p", "tail_parts"))
 def test_proven_and_round_trips(shape: Shape) -> None:
     for kernel in shape.kernels.values():
         module = Module((kernel,))
@@ -56,14 +53,14 @@ def test_a_launch_that_promises_less_is_not_proven(name: str) -> None:
         prove_bounds(kernel.with_attributes(requires=facts))
 
 
-@each_shape
+@pytest.mark.parametrize("shape", each_time(SHAPES, *MEANT))
 def test_meaning(shape: Shape) -> None:
     for seed, ties in ((1, False), (2, True)):
         case = case_of(shape, LENGTHS, seed, ties)
         check(shape, case, run_all(interpreted, shape, case))
 
 
-@pytest.mark.parametrize("name", [slow(n) if n in LATER else n for n in SHAPES])
+@pytest.mark.parametrize("name", each_time(SHAPES.keys(), "i4", "top_p", "tail_pages"))
 def test_tvm(name: str) -> None:
     shape = SHAPES[name]
     pytest.importorskip("tvm")
@@ -115,9 +112,7 @@ def test_a_budget_that_covers_all_is_dense_decode(unit: str) -> None:
     np.testing.assert_allclose(*sparse_and_dense(run), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["top_p", "tail", *map(slow, ("k", "i4", "threshold", "pages", "tail_pages"))]
-)
+@pytest.mark.parametrize("name", each_time(INTERPRETED, "top_p", "tail"))
 def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     shape = SHAPES[name]
     if shape.policy.labels == "bf16":  # the interpreter takes bf16 for integers
@@ -134,7 +129,7 @@ def test_gpu(name: str, gpu: Any) -> None:
     check(shape, case, run_all(gpu, shape, case))
 
 
-@pytest.mark.parametrize("name", ["i4", slow("top_p"), slow("tail_parts")])
+@pytest.mark.parametrize("name", each_time(("i4", "top_p", "tail_parts"), "i4"))
 def test_compiles_for_hopper(name: str) -> None:
     pytest.importorskip("triton")
     from weft.codegen.triton.compile import compile_offline

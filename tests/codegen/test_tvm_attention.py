@@ -9,6 +9,7 @@ from weft.ir.core import Operation
 from weft.passes.tile.attention.paged import Attention, attention, decode, merge
 from weft.tests.codegen.attention_cases import Paged, expected, paged
 from weft.tests.codegen.tvm_cases import run
+from weft.tests.each_time import each_time
 
 pytestmark = pytest.mark.usefixtures("ours_reads")
 
@@ -44,7 +45,7 @@ def test_decode(name: str, interpret: bool) -> None:
     np.testing.assert_allclose(out, expected(shape, case), rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("splits", [2, 5])
+@pytest.mark.parametrize("splits", each_time([2, 5], 5))
 def test_splits_and_merge(splits: int) -> None:
     for window in (0, 20):
         shape = Attention(8, 2, 32, window=window, splits=splits)
@@ -56,8 +57,13 @@ def test_splits_and_merge(splits: int) -> None:
         np.testing.assert_allclose(out, expected(shape, case), rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("rows,programs", [(4, 1), (8, 3)])
-@every_shape
+@pytest.mark.parametrize(
+    ("name", "rows", "programs"),
+    each_time(
+        [(name, *block) for name in SHAPES for block in ((4, 1), (8, 3))],
+        *[("grouped", 4, 1), ("wide", 8, 3), ("bf16", 8, 3), ("window", 8, 3), ("scaled", 4, 1)],
+    ),
+)
 def test_step_with_ragged_queries(name: str, rows: int, programs: int) -> None:
     base = SHAPES[name]
     shape = Attention(base.heads, base.kv_heads, base.head_dim, base.page, base.kv, base.scale,

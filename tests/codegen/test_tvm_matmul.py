@@ -16,6 +16,7 @@ from weft.codegen.tvm.emit import emit_tvm
 from weft.ir.schedule import Schedule
 from weft.passes.tile.products.matmul import Matmul, blocks, matmul, schedule
 from weft.tests.codegen.tvm_cases import arrays, compile_one, run, tensors
+from weft.tests.each_time import each_time
 
 pytestmark = pytest.mark.usefixtures("ours_reads")
 
@@ -83,7 +84,7 @@ def test_interpreted(name: str) -> None:
     close(arguments[3], wanted)
 
 
-@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("weight", each_time(WEIGHTS.keys(), "bf16"))
 def test_schedules_change_nothing_but_rounding(weight: str) -> None:
     shape = Matmul(32, 256, weight, rows=2, block_k=256)
     arguments, wanted = make(shape, 2)
@@ -92,7 +93,7 @@ def test_schedules_change_nothing_but_rounding(weight: str) -> None:
         close(run(matmul(shape), arguments, plan)[3], wanted)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("rows", each_time([1, 2, 4, 8, 16], 1, 16))
 def test_recommended_blocks(rows: int) -> None:
     for n, k, weight in ((96, 256, "f32"), (40, 1536, "bf16")):
         block_n, block_k = blocks(n, k, rows, weight)

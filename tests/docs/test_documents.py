@@ -31,8 +31,12 @@ from weft.ir.parser import parse_module
 from weft.ir.verifier import verify
 from weft.tests.docs import documents
 from weft.tests.docs.documents import ROOT, Block
+from weft.tests.each_time import each_time
 
 PATHS = documents.documents()
+NAMED = {path.relative_to(ROOT).as_posix(): path for path in PATHS}
+RUN = each_time(NAMED, *(NAMED.keys() - {"docs/offload.md"}))
+"""What each command of that one does has a test in tests/runtime/offload or tests/cli."""
 _OF_SLOW_MACHINES = re.compile(r"^still (?:compiling|searching): .*\n", re.MULTILINE)
 """What commands only say where they take long: it stands in no document."""
 
@@ -95,7 +99,7 @@ def type_command(command: str) -> str:
     return _OF_SLOW_MACHINES.sub("", result.output)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", RUN)
 def test_its_blocks_run(path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("document")
     monkeypatch.setitem(sys.modules, "document", module)

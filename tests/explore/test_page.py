@@ -1,6 +1,7 @@
 """The page in a real browser: hovers, clicks, keys, search, colours, a phone, and no errors."""
 
 import pytest
+from weft.tests.each_time import each_time
 
 GEN = 14
 """The line of `assistant gen review: Review` in the essay judge."""
@@ -171,7 +172,7 @@ def test_pictures_lead_to_their_places(visit, page_file, kernel_of):
     assert column == sorted(column, reverse=True)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", each_time(["light", "dark"], "dark"))
 def test_both_schemes_are_legible(visit, page_file, scheme):
     seen = visit(page_file, scheme=scheme)
     for selector in (".line .text", ".w-operation", ".w-string", ".about", ".item-under"):
@@ -210,7 +211,9 @@ const luminance = (colour) => {
 """
 
 
-@pytest.mark.parametrize("view", ["code", "passes", "tree", "time", "roofline"])
+@pytest.mark.parametrize(
+    "view", each_time(["code", "passes", "tree", "time", "roofline"], "code", "tree")
+)
 def test_a_phone_needs_no_sideways_scroll(visit, page_file, view):
     seen = visit(page_file, view, width=390, height=844)
     assert seen.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

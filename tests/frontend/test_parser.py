@@ -11,6 +11,7 @@ from weft.frontend.checker import KEYWORDS
 from weft.frontend.parser import parse, parse_text
 from weft.frontend.unparse import unparse
 from weft.ir.source import Source
+from weft.tests.each_time import examples
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.weft"))
 
@@ -255,7 +256,7 @@ FILES = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(FILES)
 def test_printed_programs_read_back(file):
     text = unparse(file)
@@ -264,7 +265,13 @@ def test_printed_programs_read_back(file):
     assert unparse(again) == text
 
 
-@settings(max_examples=150, deadline=None)
+def test_parentheses_stay_where_they_decide():
+    value = "a - (b - a) < (a - b) * 2 and not (a == 1 or b == 1)"
+    text = f"program p(a: int, b: int) -> bool:\n    return {value}\n"
+    assert unparse(parse_text(text)) == text
+
+
+@settings(max_examples=examples(150), deadline=None)
 @given(st.text("program()us er\"'{}[]:=+.,\n\\ #12", max_size=60))
 def test_any_text_gives_a_file_or_a_diagnostic(text):
     from weft.ir.diagnostics import WeftSyntaxError

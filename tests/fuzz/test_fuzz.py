@@ -8,6 +8,7 @@ import pytest
 from weft.ir.core import Module
 from weft.passes.manager import ProgramPass
 from weft.passes.rewrite import rewrite
+from weft.tests.each_time import each_time
 from weft.tests.fuzz.fuzz_case import Case, Problem, check_case, random_case, steps_of
 from weft.tests.fuzz.random_programs import Node
 from weft.tests.fuzz.run_fuzz import fuzz, kind_of
@@ -72,7 +73,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", each_time(FAULTS.keys(), "a smaller budget"))
 def test_a_planted_fault_is_found_and_made_small(name, tmp_path, capsys):
     faulty = FAULTS[name]
 

@@ -13,6 +13,7 @@ from weft.ir.parser import IRSyntaxError, UndefinedValue, parse_module
 from weft.ir.printer import print_module
 from weft.ir.source import Span
 from weft.ir.verifier import verify
+from weft.tests.each_time import examples
 
 DIALECTS = {"program": program, "plan": plan, "graph": graph, "tile": tile}
 WORDS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True).filter(
@@ -93,7 +94,7 @@ def modules(draw, dialect: Dialect) -> Module:
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_the_law_holds_in_every_dialect(name):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(modules(DIALECTS[name].DIALECT))
     def check(module):
         text = print_module(module)
@@ -106,7 +107,7 @@ def test_the_law_holds_in_every_dialect(name):
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_spans_come_back_when_they_are_printed(name):
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=examples(30), deadline=None)
     @given(modules(DIALECTS[name].DIALECT))
     def check(module):
         text = print_module(module, spans=True)
@@ -135,7 +136,7 @@ def test_what_fits_its_specification_verifies(name, monkeypatch):
              for name, spec in verifier.specifications().items()}  # fmt: skip
     monkeypatch.setattr(verifier, "specifications", lambda: known)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(modules(DIALECTS[name].DIALECT))
     def check(module):
         found = ((op.name, op.attribute("name")) for op in module.operations)
@@ -146,7 +147,7 @@ def test_what_fits_its_specification_verifies(name, monkeypatch):
     check()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(ATTRIBUTES)
 def test_attributes_print_and_parse(attribute):
     operation = Operation(

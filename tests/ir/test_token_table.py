@@ -28,6 +28,7 @@ from weft.ir.automaton_utf8 import EVERY, byte_sequences, complement, union
 from weft.ir.constraint_tables import ConstraintTables, _known
 from weft.ir.token_table import TokenTable, expression_of, token_table
 from weft.ir.token_trie import TokenTrie
+from weft.tests.each_time import examples
 
 
 @cache
@@ -49,7 +50,7 @@ def test_patterns_mean_what_python_means(pattern, text):
 
 
 @given(st.integers(-300, 300), st.integers(0, 400), st.integers(-800, 800))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_integer_ranges_are_exact(low, width, number):
     found = automaton(integers(low, low + width))
     for looked in (number, low, low + width, low - 1, low + width + 1):
@@ -147,7 +148,7 @@ def test_a_long_string_has_few_states_a_character():
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 def test_schemas_accept_what_json_dumps_writes(seed):
     random = Random(seed)
     given_schema = random_schema(random, 2)
@@ -322,7 +323,7 @@ PARTS = ("a", "b", "ab", ", ", "\n", "1")
     st.lists(st.sampled_from(PARTS), max_size=6).map("".join),
 )
 @example("[ab, ]{1,6}", [",", "ba"], "aabbbba")  # it ends before the stop string does
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_stop_strings_end_whole_texts(pattern, stops, text):
     """A text is in it without a stop string, or with the first one at its end, if it may go on
     until then."""

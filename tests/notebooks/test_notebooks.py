@@ -13,7 +13,7 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-QUICK = {"01_write_a_program", "02_read_the_ir", "07_prefixes_and_lifetimes"}
+QUICK = {"02_read_the_ir"}
 MOST_BYTES = 500_000
 
 

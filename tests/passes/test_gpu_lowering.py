@@ -28,6 +28,7 @@ from weft.passes.tile.attention.ways import CROWD, JOINED, WAVES
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.lowering.lower import LowerToTiles
 from weft.passes.tile.regimes import lower_for_gpu
+from weft.tests.each_time import each_time
 
 PASSES = (
     ChooseWeightFormat("bf16"), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(),
@@ -71,7 +72,7 @@ def test_weights_of_eight_bits_are_read_by_our_kernels_in_short_steps(
         assert bool(narrow) == (regime.rows == 0)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", each_time(ARCHITECTURES, *ARCHITECTURES[1:]))
 def test_every_kernel_has_a_triton_form_and_is_proven(architecture: str) -> None:
     module = lowered(architecture)
     verify(module, ("graph", "tile"))

@@ -10,6 +10,7 @@ from weft.ir.pipeline import Access, Kind, Pipeline, Task
 from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.passes.graph import hazards
 from weft.passes.graph.hazards import Hazard, Missing, obligations, prove_hazards, race
+from weft.tests.each_time import each_time
 from weft.tests.passes import published_pipeline as published
 
 MIXED = PipelineShape(
@@ -61,8 +62,10 @@ def test_every_schedule_of_any_shape_is_proven_and_both_deciders_agree(shape, na
 
 
 @pytest.mark.parametrize(
-    ("name", "staged"), [*((name, False) for name in SCHEDULES), ("cgo", True)]
-)
+    ("name", "staged"),
+    each_time([*((name, False) for name in SCHEDULES), ("cgo", True)],
+              ("ring", False), ("s3", False), ("cgo", True)),
+)  # fmt: skip
 def test_no_wait_can_be_dropped(name, staged):
     pipeline = build_pipeline(name, replace(MIXED, micro_batches=2, staged=staged))
     waits = [(task.name, wait) for task in pipeline.tasks for wait in task.waits]

@@ -23,6 +23,7 @@ from weft.ir.verifier import verify
 from weft.passes.graph.hazards import Hazard, prove_hazards, race
 from weft.passes.graph.launch_pipeline import launch_pipeline
 from weft.passes.tile.regimes import Regime, Sparse, lower_for_gpu, lower_model
+from weft.tests.each_time import each_time
 
 POLICY = "sparse(k=20, sinks=2, recent=6, min_context=0, dense=[3])"
 SPARSE = Sparse(POLICY, always=True, offload=True)
@@ -108,7 +109,7 @@ def calls_of(regime: Regime) -> list[Operation]:
     return [op for op in regime.function.regions[0].operations if op.name in names]
 
 
-@pytest.mark.parametrize("model", ["tiny-dense", "tiny-moe"])
+@pytest.mark.parametrize("model", each_time(["tiny-dense", "tiny-moe"], "tiny-dense"))
 def test_a_gpus_launches_are_proven_too(model: str) -> None:
     """Lists are the step's, shared by all layers; a step with prompts predicts nothing."""
     of_gpu = gpu_regimes(model)
@@ -147,7 +148,11 @@ def launched(policy: str, ahead: bool) -> list[Operation]:
             if all(read(str(extent), sizes) > 0 for extent in kernel["grid"])]  # fmt: skip
 
 
-@pytest.mark.parametrize("amount", ["ratio=1/16", "top_p=0.9", "ratio=1/16, labels=bf16"])
+@pytest.mark.parametrize(
+    "amount",
+    each_time(["ratio=1/16", "top_p=0.9", "ratio=1/16, labels=bf16"],
+              "top_p=0.9", "ratio=1/16, labels=bf16"),
+)  # fmt: skip
 def test_predictions_are_priced_by_the_launches_that_they_add(amount: str) -> None:
     policy = parse_policy(f"sparse({amount}, channels=32, min_context=0)")
     assert policy is not None

@@ -14,6 +14,7 @@ from weft.passes.program.prefixes.calls import stretches
 from weft.passes.program.prefixes.text import draw_tree, print_tree, reason
 from weft.passes.program.prefixes.tree import PrefixTree, prefix_tree
 from weft.runtime.simulator import ToyTokenizer
+from weft.tests.each_time import examples
 from weft.tests.passes.byte_texts import ByteTokenizer, MarkerChat
 
 JUDGE = """program judge(essay: str, sides: list[str]) -> str:
@@ -98,7 +99,7 @@ def test_a_token_over_the_border_is_not_split():
     assert Boundaries(ToyTokenizer(["s a"])).certain("is it ") == 5
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(300), deadline=None, derandomize=True)
 @given(
     words=st.lists(st.text("ab .", min_size=1, max_size=4), max_size=6),
     text=st.text("ab .", max_size=12),
@@ -110,7 +111,7 @@ def test_no_continuation_changes_certain_tokens(words, text, rest):
     assert tokenizer.encode(text + rest)[: len(certain)] == certain
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=6))
 def test_a_trie_computes_each_inner_node_once(options):
     made = [tuple(ids[start:]) for start, ids in stretches(options)]
@@ -140,7 +141,7 @@ def test_loops_of_unknown_length_know_only_what_every_round_is_given():
         assert "one of several texts" in said.name
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=5))
 def test_the_common_prefix_is_the_longest(lists):
     size = common(lists)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import weft.runtime
+from weft.tests.each_time import each_time
 
 ROOM = str(Path(weft.runtime.__file__).parent)
 
@@ -99,7 +100,10 @@ def expected(toy):
     return {row: oracle(row, arg=f"o{row}").value for row in range(3)}
 
 
-@pytest.mark.parametrize(("ahead", "together"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("ahead", "together"),
+    each_time([(False, False), (True, False), (True, True)], (False, False), (True, True)),
+)
 def test_rows_of_another_session_go_on(toy, expected, ahead, together):
     """What is interrupted has been cancelled; the others say what they do alone."""
     broken, lines = 0, random.Random(ahead + together).sample(range(60_000), 20)

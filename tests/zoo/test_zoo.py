@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import weft
+from weft.tests.each_time import each_time
 
 ZOO = Path(weft.__file__).parent / "zoo"
 MODELS = ["tiny-dense", "tiny-moe"]
@@ -44,14 +45,14 @@ def questions(count, pairs, seed):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_values_are_recalled_from_a_thousand_tokens(model):
-    rows, answers = questions(16, 66, seed=1)
+    rows, answers = questions(8, 66, seed=1)
     done = weft.compile(RECALL, model).run_rows(rows)
     right = sum(value.strip() == answer for value, answer in zip(done.values, answers, strict=True))
-    assert right >= 14
-    assert done.stats.hits_measured == done.stats.hits_predicted > 12 * 700
+    assert right >= 7
+    assert done.stats.hits_measured == done.stats.hits_predicted > 6 * 700
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", each_time(MODELS, "tiny-dense"))
 def test_transformers_loads_the_same_model(model):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(ZOO / model, dtype=torch.float32)

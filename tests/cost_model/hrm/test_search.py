@@ -22,6 +22,7 @@ from weft.cost_model.hrm.shape import MoeShape, NoExperts, UnevenPages, Workload
 from weft.cost_model.hrm.spread import colder
 from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
 from weft.frontend.models.presets import preset
+from weft.tests.each_time import each_time, examples
 
 MIXTRAL = replace(MoeShape.of(preset("mixtral-8x7b")), layers=16)
 SMALL = replace(MIXTRAL, layers=2, experts=3)
@@ -69,7 +70,7 @@ def cases(draw):
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_solver_equals_brute_force(case) -> None:
     batch, site = case
     model = linear_model(SMALL, WORKLOAD, batch, site)
@@ -85,7 +86,7 @@ def test_solver_equals_brute_force(case) -> None:
     assert lower_bound(model, ()) <= lower_bound(model) * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("pages", [2, 0])
+@pytest.mark.parametrize("pages", each_time([2, 0], 2))
 def test_search_equals_solving_the_whole_grid(pages) -> None:
     """With 0 pages an expert, the search chooses among all slices down to a small page."""
     site = Site(H200, 4.0 * GIB, 6.0 * GIB)
@@ -104,7 +105,7 @@ def test_search_equals_solving_the_whole_grid(pages) -> None:
 
 
 @given(cases())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_solver_equals_brute_force_where_prompts_are_read_beside_decode(case) -> None:
     batch, site = case
     workload = replace(WORKLOAD, overlap=True)

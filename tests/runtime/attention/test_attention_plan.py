@@ -26,6 +26,7 @@ from weft.runtime.attention.plan import (
     predict,
 )
 from weft.runtime.attention.sharing import shared_pages
+from weft.tests.each_time import each_time, examples
 
 SHAPE = Shape(heads=8, kv_heads=2, head_dim=16, page=4, rows_few=2, rows_many=4, granule=8)
 LLAMA = Shape(heads=32, kv_heads=8, head_dim=128, page=16, rows_few=4, rows_many=16, granule=64)
@@ -80,7 +81,7 @@ def sees_everything_once(work: WorkList, batch: Batch) -> None:
         assert (work.row_query[np.isin(work.row_slot, range(low, high))] == query).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(batches(), st.sampled_from([True, False, None, "beside"]), st.sampled_from([0, 8, 24]))
 def test_every_query_meets_what_it_sees_once(
     batch: Batch, cascade: bool | str | None, chunk: int
@@ -153,7 +154,7 @@ def as_lists(nodes: tuple[sharing.Node, ...]) -> list[tuple]:
     return [(list(n.members), n.first, n.last, as_lists(n.children), list(n.alone)) for n in nodes]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(batches(), st.data())
 def test_what_is_shared_is_the_same_page_for_page(batch: Batch, data: st.DataObject) -> None:
     """Also where rows have fewer pages than the table has entries, and where one has none."""
@@ -192,7 +193,7 @@ def test_more_keys_take_longer(chunk: int) -> None:
     assert times == sorted(times)
 
 
-@pytest.mark.parametrize("queries", [1, 3, 40])
+@pytest.mark.parametrize("queries", each_time([1, 3, 40], 1, 40))
 def test_a_single_sequence_is_planned_for_its_whole_last_block_and_once_for_all_its_lengths(
     queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from weft.runtime.attention.grown_lists import AFTER_LEAVING, PAGES
 from weft.runtime.attention.lists import AttentionLists
 from weft.runtime.attention.plan import Shape
+from weft.tests.each_time import examples
 from weft.tests.runtime.attention.list_cases import decode_step, seen_keys
 
 SMALL = Shape(4, 2, 16, 16, 4, 8, 64)
@@ -45,7 +46,7 @@ def check_states(lists, rows):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 3), st.integers(2, 14))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_rows_that_leave_take_their_part_of_the_lists_along(seed, groups, rows):
     """Rows leave, and the last takes the place of each, as in a batch."""
     pick, lists = np.random.default_rng(seed), lists_of()

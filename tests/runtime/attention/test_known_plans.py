@@ -17,6 +17,7 @@ from weft.runtime.attention.lists import AttentionLists
 from weft.runtime.attention.plan import Batch, Rates, Way, plan_among
 from weft.runtime.attention.sharing import Sharing
 from weft.runtime.execution.step import StepInput
+from weft.tests.each_time import examples
 from weft.tests.runtime.attention.test_attention_plan import (
     LLAMA,
     SHAPE,
@@ -31,7 +32,7 @@ WAYS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(batches(), min_size=2, max_size=5))
 def test_what_any_step_was_planned_like_every_query_meets_what_it_sees_once(several) -> None:
     plans = KnownPlans()
@@ -42,7 +43,7 @@ def test_what_any_step_was_planned_like_every_query_meets_what_it_sees_once(seve
             assert way.takes(int(work.item_rows.max(initial=0)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(batches())
 def test_the_same_step_is_planned_the_same_again(batch: Batch) -> None:
     plans = KnownPlans()

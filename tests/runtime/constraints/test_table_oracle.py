@@ -25,6 +25,7 @@ from weft.ir.token_trie import TokenTrie
 from weft.runtime.constraints.guided import GuidedMatcher, grammar_of, guide
 from weft.runtime.constraints.table_matcher import TableConstraint
 from weft.runtime.simulator import ToyTokenizer
+from weft.tests.each_time import each_time, examples
 
 WORDS = (
     " the",
@@ -142,7 +143,9 @@ PATTERNS = st.recursive(
     ),
     max_leaves=6,
 )
-SLOW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(
+    deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @pytest.mark.parametrize("name", ["toy", "tiny-dense"])
@@ -197,7 +200,7 @@ def said(of, matcher, random):
 
 
 @pytest.mark.parametrize("schema", LISTED, ids=str)
-@pytest.mark.parametrize("heal", ["", " "])
+@pytest.mark.parametrize("heal", each_time(["", " "], " "))
 def test_listed_texts_keep_their_control_characters(schema, heal):
     of, random = vocabulary("tiny-dense"), Random(1)
     of_table = TableConstraint(of.table("json", schema), of.tokenizer, of.tokenizer.size)

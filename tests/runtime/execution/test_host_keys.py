@@ -35,6 +35,7 @@ from weft.runtime.execution.key_device import SimulatedKeys
 from weft.runtime.execution.key_room import KeyCosts, KeyRoom, NoKeyRoom
 from weft.runtime.execution.sparse_decode import MISSED, SparseDecode
 from weft.runtime.offload.queues import Queues
+from weft.tests.each_time import each_time
 from weft.tests.runtime.execution.test_sparse_decode import (
     PROGRAM,
     executor,
@@ -118,7 +119,7 @@ def threaded(model: Any, delay: Callable[[Task], None]) -> None:
             model._staged[recipe] = Threaded(staged, delay)
 
 
-@pytest.mark.parametrize("slow_queue", ["up", "gpu"])
+@pytest.mark.parametrize("slow_queue", each_time(["up", "gpu"], "up"))
 def test_queues_at_different_speeds_give_the_same_tokens(slow_queue: str) -> None:
     model, dice = offloaded(rows=32), random.Random(1)
     threaded(model, lambda task: time.sleep(dice.random() / 500 * (task.queue == slow_queue)))

@@ -29,6 +29,7 @@ from weft.runtime.devices.device import (
 from weft.runtime.devices.staging import ALIGNMENT, CARRIED, DEPTH, Layout, Staging
 from weft.runtime.gpu.drawn import Draw, Drawn
 from weft.runtime.schedule.flight import Flight
+from weft.tests.each_time import each_time
 
 WORKER = Path(__file__).parent / "device_worker.py"
 
@@ -41,8 +42,9 @@ WIDE = ("llama wide", "qwen wide", "mixtral wide", "tail wide", "sparse wide")
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "qwen", "mixtral", "tail", "host", WIDE[0],
-             *(pytest.param(name, marks=pytest.mark.slow) for name in (*LATER, *WIDE[1:]))]
+    "name",
+    each_time(("llama", "qwen", "mixtral", "tail", "host", *LATER, *WIDE),
+              "mixtral", "llama wide"),
 )  # fmt: skip
 def test_tokens_equal_the_graphs_meaning(name, tmp_path, interpreting):
     name, *wide = name.split()

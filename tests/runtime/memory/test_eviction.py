@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from weft.runtime.memory.kv_cache import PagedKV
 from weft.runtime.memory.prefix_tree import PrefixTree
 from weft.runtime.memory.upcoming import Prompt, UpcomingRows
+from weft.tests.each_time import examples
 
 PROMPTS = st.lists(
     st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), min_size=2, max_size=7
@@ -53,7 +54,7 @@ class Stamping(PrefixTree):
 TURNS = st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 2), max_size=4)), max_size=24)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(300), deadline=None, derandomize=True)
 @given(TURNS, st.integers(6, 20))
 def test_what_is_forgotten_first_is_what_was_used_longest_ago(turns, pages):
     """A way's last node tells those before it: as if each of them had been told at once."""
@@ -152,7 +153,7 @@ def fewest(prompts, pages: int) -> int:
     return after(0, frozenset())
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(PROMPTS, st.integers(4, 7))
 def test_stated_prompts_are_evicted_as_well_as_can_be(prompts, pages):
     best = fewest(tuple(prompts), pages)
@@ -177,7 +178,7 @@ LOOK = """program look(topic: str, turns: int) -> str:
 """
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=examples(25), deadline=None, derandomize=True)
 @given(
     topics=st.lists(st.sampled_from(["a b", "hello", "the"]), min_size=2, max_size=6),
     room=st.integers(150, 260),
@@ -278,7 +279,7 @@ class EverAnew(PrefixTree):
         super()._mark(anew=True)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(300), deadline=None, derandomize=True)
 @given(PROMPTS, st.integers(4, 9), st.lists(st.integers(0, 6), min_size=4, max_size=14))
 def test_marks_that_are_kept_are_those_that_looking_again_gives(prompts, pages, order):
     """What is inserted, cut, forgotten and computed again has the use that is stated for it."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from weft.runtime.memory.kv_cache import PagedKV
 from weft.runtime.memory.prefix_tree import PrefixTree, common_prefix
+from weft.tests.each_time import examples
 
 PAGES = 24
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=11)
@@ -140,7 +141,7 @@ class PagedKVMachine(RuleBasedStateMachine):
 
 
 PagedKVMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=examples(60), stateful_step_count=40, deadline=None, derandomize=True
 )
 TestPagedKV = PagedKVMachine.TestCase
 

@@ -30,6 +30,7 @@ from weft.runtime.execution.weights import Checkpoint, load_weights
 from weft.runtime.offload import executor as executor_module
 from weft.runtime.offload.file_pages import PageLost
 from weft.runtime.offload.narrow import pack_rows, unpack_rows
+from weft.tests.each_time import each_time
 from weft.tests.runtime.offload.offload_cases import (
     LIMITS,
     MIB,
@@ -50,7 +51,7 @@ def test_tokens_equal_the_whole_models_under_every_schedule(schedule, cases, who
     executor.close()
 
 
-@pytest.mark.parametrize("schedule", ["cgo", "s4"])
+@pytest.mark.parametrize("schedule", each_time(["cgo", "s4"], "cgo"))
 def test_keys_of_bf16_are_half_the_bytes_and_read_as_the_whole_model_reads_them(schedule, cases):
     """The whole model over keys of bf16 is the oracle: the same kernels on one device."""
     options = Options(**LIMITS, kv="bf16", cache=cases.cache, tune="off")  # sums in one order
@@ -200,7 +201,7 @@ def test_head_norms_windows_and_three_of_six_experts(cases, monkeypatch):
         executor.close()
 
 
-@pytest.mark.parametrize("gpu_memory", [17, 40])
+@pytest.mark.parametrize("gpu_memory", each_time([17, 40], 17))
 def test_the_cap_holds(gpu_memory, cases, whole):
     executor = cases.executor(None, gpu_memory=gpu_memory * MIB, offload_cpu_experts=2)
     assert greedy(executor, 2) == [tokens[:2] for tokens in whole]

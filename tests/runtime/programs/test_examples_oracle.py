@@ -18,7 +18,7 @@ from weft.runtime.execution.step import StepInput
 from weft.runtime.reference import Reference
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-QUICK = {"essay_judge", "few_shot", "react", "retry"}
+QUICK = {"essay_judge", "retry"}
 ALL = [path.stem for path in sorted((EXAMPLES / "data").glob("*.jsonl"))]
 NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ALL]
 OPTIONS = Options(kv_memory=16 << 20, max_tokens=96, threads=1)

@@ -9,6 +9,7 @@ from weft.ir.diagnostics import WeftError
 from weft.runtime.schedule.limits import KVTooSmall
 from weft.runtime.schedule.row_costs import ideal_hits
 from weft.runtime.tracing.trace import Trace
+from weft.tests.each_time import examples
 
 TEXTS = st.sampled_from(
     ["a", " the ", "hello", "x{arg}", "Grade: ", "\\n", "ab", "a b\\n\\n", " ", "long " * 9]
@@ -129,7 +130,7 @@ class _Writer:
 
 
 @settings(
-    max_examples=80, deadline=None, derandomize=True,
+    max_examples=examples(80), deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 @given(

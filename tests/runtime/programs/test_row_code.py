@@ -16,6 +16,7 @@ from weft.runtime.programs.code_writer import Writer
 from weft.runtime.programs.events import Finished
 from weft.runtime.programs.in_turn import CALLS as NESTED
 from weft.runtime.programs.in_turn import InTurn
+from weft.tests.each_time import examples
 from weft.tests.runtime.programs.test_dataflow import CALLS, FORK_AND_TRUNK, LOOP
 from weft.tests.runtime.programs.test_random_programs import programs
 
@@ -184,7 +185,7 @@ def test_it_tells_the_same_in_the_same_order(toy, walked, text, arg):
 
 
 @settings(
-    max_examples=60, derandomize=True,
+    max_examples=examples(60), derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture,
                            HealthCheck.too_slow],
 )  # fmt: skip

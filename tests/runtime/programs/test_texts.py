@@ -12,6 +12,7 @@ from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
 from weft.runtime.executable import Executable
 from weft.runtime.programs.tasks import TaskLoop
 from weft.runtime.programs.texts import PORTION, Texts, Unencoded
+from weft.tests.each_time import each_time
 
 TREE = """program tree(topic: str, sides: list[str]) -> str:
     "Write about {topic}.\\n"
@@ -96,7 +97,7 @@ def made(program: str, kind: type[Counting] = Counting) -> tuple[Executable, Cou
     return executable, tokenizer
 
 
-@pytest.mark.parametrize("branch", BRANCHES.values(), ids=BRANCHES)
+@pytest.mark.parametrize("branch", each_time(BRANCHES, "healed", "scored", "chosen", "spaced fork"))
 def test_branches_say_what_they_say_where_each_text_is_encoded_by_itself(branch: str):
     found = []
     for kind in (Counting, OneByOne):

@@ -14,6 +14,7 @@ from weft.runtime.programs.timed_tools import TimedTools
 from weft.runtime.programs.tools import ToolCall
 from weft.runtime.session import NoTurn
 from weft.runtime.simulator import SimulatedExecutor, ToyExecutor
+from weft.tests.each_time import each_time
 
 
 class Clock:
@@ -104,7 +105,7 @@ async def uneven_later(text: str) -> int:
     return len(text)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 2.5, 40.0])
+@pytest.mark.parametrize("seconds", each_time([0.0, 2.5, 40.0], 2.5, 40.0))
 @pytest.mark.parametrize("look", [uneven, uneven_later])
 def test_steps_do_not_depend_on_when_functions_return(toy, look, seconds):
     values = toy.compile(TEXT, {"look": look}).run_rows(ROWS).values

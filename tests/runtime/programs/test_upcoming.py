@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weft.passes.program.prefixes.tree import PlanPrefixes
 from weft.passes.program.prefixes.values import Unknown
+from weft.tests.each_time import examples
 from weft.tests.runtime.programs import test_random_programs as random_programs
 
 
@@ -21,7 +22,7 @@ def known_of_all(prefixes, arguments):
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True,
+    max_examples=examples(60), deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
                            HealthCheck.data_too_large],
 )  # fmt: skip

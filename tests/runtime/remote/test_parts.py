@@ -18,6 +18,7 @@ from weft.runtime.remote.failures import LONGEST_WAIT, delay_of, message_of
 from weft.runtime.remote.gbnf import NoGrammar, gbnf_of
 from weft.runtime.remote.prompt import PlainFormat, Stream
 from weft.runtime.remote.validity import fits, ordered
+from weft.tests.each_time import examples
 
 # Patterns as grammars.
 
@@ -175,7 +176,7 @@ def test_streams_as_messages_and_as_text():
     assert Stream().plus("x").plus("").plus("y").text(PlainFormat()) == "xy"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(-50, 50), st.booleans())
 def test_schemas_are_checked_in_any_order_of_keys(number, swapped):
     schema = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 0},

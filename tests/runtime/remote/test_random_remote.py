@@ -25,6 +25,7 @@ from weft.frontend.parser import parse_text
 from weft.ir.diagnostics import WeftError
 from weft.runtime.reference import Reference
 from weft.runtime.simulator import ToyTokenizer
+from weft.tests.each_time import examples
 
 TOKENIZER = ToyTokenizer()
 SAID = b"ab ,.\n3{"
@@ -210,7 +211,7 @@ def oracle(text: str) -> Reference:
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True,
+    max_examples=examples(60), deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(text=programs(), merge=st.booleans(), hears=st.booleans())

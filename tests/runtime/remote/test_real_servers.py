@@ -153,6 +153,7 @@ def here() -> dict[str, weft.Executable]:
     return {name: weft.compile(text, executor="reference") for name, text in texts.items()}
 
 
+@pytest.mark.slow  # its server starts in 15 s; other tests speak with endpoints of ours
 def test_transformers_says_what_we_say(transformers_model, here):
     expected = here["talk"].run(topic="girls")
     executable = weft.compile(TALK, transformers_model)
@@ -163,12 +164,14 @@ def test_transformers_says_what_we_say(transformers_model, here):
     assert as_text.value == expected.value
 
 
+@pytest.mark.slow  # its server starts in 15 s; other tests speak with endpoints of ours
 def test_transformers_streams(transformers_model, here):
     events = list(weft.compile(TALK, transformers_model).stream(topic="girls"))
     said = "".join(e.text for e in events if isinstance(e, TextPiece) and e.name == "first")
     assert said == events[-1].result.values["first"] == here["talk"].run(topic="girls").value[0]
 
 
+@pytest.mark.slow  # its server starts in 15 s; other tests speak with endpoints of ours
 def test_transformers_continues_no_message(transformers_model):
     text = 'program p() -> str:\n    user "Go"\n    assistant:\n        "So "\n        gen g\n'
     with pytest.raises(Lacks, match="begins another"):

@@ -14,6 +14,7 @@ from weft.runtime.schedule.admission import Admission, Claim
 from weft.runtime.schedule.limits import KVTooSmall
 from weft.runtime.schedule.row_order import in_prefix_order
 from weft.runtime.session import Host
+from weft.tests.each_time import examples
 from weft.tests.runtime.programs import test_random_programs as random_programs
 
 
@@ -62,7 +63,7 @@ def watch_claims(executable):
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True,
+    max_examples=examples(150), deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 @given(

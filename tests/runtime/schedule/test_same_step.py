@@ -16,6 +16,7 @@ from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.schedule.same_step import SameStep
 from weft.runtime.simulator import ToyExecutor
+from weft.tests.each_time import examples
 from weft.tests.runtime.schedule.toy_engine import VOCABULARY, generate
 
 
@@ -175,7 +176,7 @@ PROMPTS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(
     prompts=PROMPTS, page_size=st.sampled_from([1, 2, 3, 8]),
     room=st.sampled_from([28, 44, 300]), tokens=st.sampled_from([9, 16, 64]),

@@ -10,6 +10,7 @@ from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.pressure import Pressure
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor
+from weft.tests.each_time import examples
 from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
 from weft.tests.runtime.schedule.toy_engine import VOCABULARY, drain, engine, generate
 
@@ -196,7 +197,7 @@ def test_a_step_of_which_all_is_given_up_is_waited_for_at_once():
     assert engine.kv.live == 0
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(
     criticals=st.lists(st.integers(0, 1000), min_size=12, max_size=30),
     pages=st.sampled_from([10, 40]),
@@ -295,7 +296,7 @@ def test_forgotten_prompts_are_no_matter_where_all_that_is_left_has_room(
     assert pressure.is_high(1, scheduler._outside()) == high
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=examples(30), deadline=None, derandomize=True)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), min_size=2, max_size=12),
     pages=st.integers(13, 30),

@@ -17,6 +17,7 @@ from weft.runtime.schedule import flight
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor, toy_logits
+from weft.tests.each_time import each_time
 from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
 
 WORDS = 64
@@ -162,7 +163,7 @@ class Turmoil:
             self.engine.free(self._idle.pop(0))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", each_time(range(60), *range(24)))
 def test_all_are_answered_once_and_as_if_alone(seed, monkeypatch):
     monkeypatch.setattr(flight, "FOLLOWS", (1, 1 << 20)[seed % 2])
     turmoil = Turmoil(seed)

@@ -9,6 +9,7 @@ from weft.runtime.engine import Engine
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor
+from weft.tests.each_time import examples
 from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
 from weft.tests.runtime.schedule.toy_engine import VOCABULARY, drain, generate
 
@@ -101,7 +102,7 @@ def test_where_memory_has_no_room_for_all_rows_run_on():
     assert not scarce._scheduler.turns.taken
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), min_size=1, max_size=12),
     st.integers(2, 5), st.integers(1, 9), st.integers(20, 200), st.booleans(),
