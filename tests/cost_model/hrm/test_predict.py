@@ -27,6 +27,7 @@ from weft.cost_model.scene import Scene as GraphScene
 from weft.cost_model.work import work_of
 from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
+from weft.ir.pipeline import Kind
 from weft.ir.pipeline_schedules import build_pipeline
 
 CONFIG = preset("mixtral-8x7b-1l")
@@ -66,6 +67,22 @@ def test_staging_makes_three_accesses_of_a_byte() -> None:
     scene = Scene(SHAPE, 1, 0, 0)
     copied, staged = demand("page", scene, (0,)), demand("stage", scene, (0,))
     assert copied.dram + staged.dram == 3 * scene.page_bytes
+
+
+@pytest.mark.parametrize("kind", sorted(set(Kind) - {Kind.LAUNCHES}))
+def test_bytes_grow_with_their_elements(kind: Kind) -> None:
+    """But for logits, and for a pair's weight and place, which are of four bytes always."""
+    half = replace(SHAPE, element=2, host_element=2, page_format="bf16")
+    whole = replace(half, element=4, host_element=4, page_format="f32")
+    for attention in ("cpu", "gpu"):
+        scenes = [Scene(shape, 2, 24.0, 96.0, attention, 0.25, (), 0.5, 8.0)
+                  for shape in (half, whole)]  # fmt: skip
+        narrow, wide = (demand(kind, scene, (0, 1)) for scene in scenes)
+        fixed = {"head": 4.0 * 24 * (1 + 0.5 / 8) * SHAPE.vocabulary,
+                 "routed_down": 8.0 * 36 * SHAPE.top_k}.get(kind, 0.0)  # fmt: skip
+        for name in ("gpu_bytes", "cpu_bytes", "up", "down", "staged", "disk", "dram"):
+            if moved := getattr(narrow, name):
+                assert getattr(wide, name) - fixed == pytest.approx(2 * (moved - fixed)), name
 
 
 def test_pages_of_an_expert_add_up() -> None:

@@ -178,3 +178,16 @@ def test_only_so_many_kinds_are_remembered() -> None:
         for rows in (1, 2, 3, 8, 1):
             plans.plan(forks(rows, 0, 96), ways)
             assert len(plans._known) <= 2
+
+
+def test_a_step_is_planned_in_a_way_that_is_asked_for() -> None:
+    plans, batch = KnownPlans(), forks(8, 0, 96)
+    for way in [Way(name, LLAMA, Rates()) for name in ("one", "other")] * 2:
+        assert plans.plan(batch, [way])[0] is way
+
+
+def test_steps_with_half_as_many_keys_again_are_not_alike() -> None:
+    for own in (64, 96, 1000, 4096):
+        kinds = {likeness(batch, Sharing(batch, [Way("", LLAMA, Rates())]).nodes)
+                 for batch in (forks(8, 0, own), forks(8, 0, own * 3 // 2))}  # fmt: skip
+        assert len(kinds) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,19 @@ def test_a_step_finds_a_room_with_places_for_all_that_it_has(found, logits, copi
     sizes = dict(room.sizes)
     assert all(sizes[name] >= copies for name in COPIED)
     assert all(sizes[f"plan_{name}"] == 2 * room.rows // SHAPE.rows_many for name in PROMPTS)
+
+
+def test_a_room_takes_no_lists_that_are_longer_in_one_place():
+    of = step([(40, 3)])
+    lists = listed(of)
+    room = ROOMS.of(of, lists)
+    assert room is not None and room.takes(lists)
+    have = dict((*room.extents, *room.sizes))
+    for name in lists.extents:
+        assert not room.takes(replace(lists, extents={**lists.extents, name: have[name] + 1}))
+    for name, _ in lists.sizes():
+        longer = np.zeros(have[name] + 1, np.int32)
+        assert not room.takes(replace(lists, arrays={**lists.arrays, name: longer}))
 
 
 def test_what_stands_behind_a_steps_own_does_nothing():

@@ -94,6 +94,7 @@ def test_a_room_is_not_lent_where_kernels_differ(kind):
     wide, other = room(128), replace(room(64), **kind)
     assert wide.holds(room(64)) and not wide.holds(other)
     assert not replace(wide, **kind).holds(room(64)) and replace(wide, **kind).holds(other)
+    assert not replace(wide, **kind).holds(replace(other, logits=65))
 
 
 def test_a_room_is_lent_to_no_other_way_of_reading_many_rows():
