@@ -1,4 +1,7 @@
-"""KV lifetimes are what a run shows: every path is walked, loops three times, forks twice."""
+"""KV lifetimes are what a run shows: every path is walked, loops three times, forks twice.
+
+Loops in loops multiply: a program whose walk would take more than `MOST` operations is not checked.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ ROUNDS = 3
 """So many that what the first one makes is read twice, if later ones read it at all."""
 
 BRANCHES = 2
+
+MOST = 4_000
+"""Operations of a walk: six loops in each other have a few thousand, one more three times that."""
 
 Tokens = frozenset[int]
 """What a kv holds on some path: numbers of `_Made`, in the order in which they were made."""
@@ -34,7 +40,10 @@ def lifetimes_hold(before: Module, after: Module, context: Context) -> Iterator[
     for function in after.operations:
         if function.name != "plan.func":
             continue
-        walked = _Walk(function)
+        try:
+            walked = _Walk(function)
+        except _TooLong:
+            continue
         for number, operation in enumerate(walk(function.regions[0].operations)):
             found = operation.attribute("lifetime")
             made = [one for one in walked.made if one.maker == number]
@@ -55,11 +64,16 @@ def _lifetime(at: int, made: list[_Made]) -> dict[str, Any]:
     return found | {"keep": "row" if any(one.varies for one in made) else "batch"}
 
 
+class _TooLong(Exception):
+    """A walk of more than `MOST` operations."""
+
+
 class _Walk:
     """Walks a plan; a kv, or a list of them, is what it may hold on any path to there."""
 
     def __init__(self, function: Operation) -> None:
         self.made: list[_Made] = []
+        self._walked = 0
         (region,) = function.regions
         operations = list(walk(region.operations))
         self._numbers = {id(operation): number for number, operation in enumerate(operations)}
@@ -75,6 +89,9 @@ class _Walk:
         """Return what the region's end gives; None where it leaves."""
         held = {**outer, **{v.name: has for v, has in zip(region.arguments, given, strict=True)}}
         for operation in region.operations:
+            self._walked += 1
+            if self._walked > MOST:
+                raise _TooLong
             has = [held.get(value.name, frozenset()) for value in operation.operands]
             if operation.name == "plan.return":
                 return None

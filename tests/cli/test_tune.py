@@ -84,7 +84,7 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
         (("tiny-moe", "--disk", "1GiB"), BadOption, "'h200' describes no disk"),
         (("tiny-moe", "--gpu-memory", "much"), BadOption, "'much' is no size"),
         (("tiny-moe", "--popularity", "none.json"), BadPopularity, "none.json cannot be read"),
-        (("tiny-moe", "--popularity", __file__), BadPopularity, r"test_tune.py: line 1: no JSON"),
+        (("tiny-moe", "--popularity", __file__), BadPopularity, "line 1 column 3: no JSON"),
         (("tiny-moe", "--batch", -1), BadOption, "are not negative"),
         (("tiny-moe", "--kv", "int3"), BadOption, "not kept as 'int3'"),
         (("tiny-moe", "--plot", "rates.pdf"), BadOption, "neither .svg nor .png"),
