@@ -201,7 +201,7 @@ def _libraries(
                     except CacheFull as full:  # what took so long serves this run at least
                         library = Path(shutil.copy(library, unkept(full.message, full.hint_text)))
                 built |= dict.fromkeys(named, library)
-        lacking = [one for one in lacking if one.name not in there and one.name not in built]
+        lacking = [one for one in kernels if one.name not in there and one.name not in built]
         if not lacking:
             break
     return there, built

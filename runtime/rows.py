@@ -107,7 +107,8 @@ class RowRun:
             try:
                 values = self._checked.pop(number, None) or executable.check_row(number, row)
             except BadArguments as error:
-                self._keys[number] = ""  # it has no arguments to know it by
+                if self._journal is not None:
+                    self._keys[number] = ""  # it has no arguments to know it by
                 self._end(number, error)
                 continue
             if self._journal is None or not self._known(self._journal, number, values):

@@ -65,15 +65,18 @@ class Server:
         return Told()
 
     def _request(self, asked: Asked, tokens: Encoded) -> Request:
+        drawn = None
+        if asked.kind == GENERATE:  # may be refused: nothing is held yet
+            ends = tuple(self.tokenizer.end_ids)
+            drawn = Sampling(ends=ends, **asked.sampling), self._watch(asked)
         sequence = self.engine.create((next(self._arrivals),))
         sequence.append([*tokens.prompt, *tokens.option])
         request = Request(sequence, asked.name, row=asked.row)
         if asked.kind == SCORE:
             request.score_from = len(tokens.prompt) - 1
             request.asked = [(token,) for token in tokens.option]
-        elif asked.kind == GENERATE:
-            request.sampling = Sampling(ends=tuple(self.tokenizer.end_ids), **asked.sampling)
-            request.watch, request.logprobs = self._watch(asked), asked.logprobs
+        elif drawn is not None:
+            (request.sampling, request.watch), request.logprobs = drawn, asked.logprobs
         return request
 
     def _watch(self, asked: Asked) -> Watch | None:

@@ -67,7 +67,8 @@ def on_gpu(options: argparse.Namespace) -> Setting:
 def run(options: argparse.Namespace) -> int:
     """Race what is asked for, print it, record each part when it is done; return the status."""
     setting = on_gpu(options) if options.target == "cuda" else on_cpu(options)
-    rounds = 3 if options.rounds is None else max(1, options.rounds)
+    usual = 1 if options.quick else 3
+    rounds = usual if options.rounds is None else max(1, options.rounds)
     found: Figures = {}
     failed: Figures = {}
     with Deployment(setting.bench.model, setting.few_cores) as deployment:

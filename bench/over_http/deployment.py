@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..measure import ran_and_waited
-from .channel import Channel
+from .channel import Channel, Ended
 from .core import Lost, serve
 from .jobs import Done, Job, Volley
 
@@ -53,7 +53,13 @@ class Deployment:
         before = self._ran()
         lost = Lost([process.pid for process in self._processes]) if self._few_cores else None
         self.clients.send(job)
-        done = serve(server, self.front, self.clients, lost)
+        try:
+            done = serve(server, self.front, self.clients, lost)
+        except Ended:
+            raise
+        except Exception as error:  # the clients wait for answers that nobody gives any more
+            self.close()
+            raise Ended(f"the engine failed: {type(error).__name__}: {error}") from error
         waited = 0.0 if lost is None else lost.seconds
         front, clients = (now - then for now, then in zip(self._ran(), before, strict=True))
         return Spent(done, waited, front, clients)

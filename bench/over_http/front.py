@@ -12,6 +12,7 @@ import json
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -95,12 +96,13 @@ class Front:
         """Give what the engine tells to those who wait for it, until the engine ends."""
         reader, self._writer = await asyncio.open_connection(sock=self._engine)
         frames = Frames()
-        while data := await reader.read(1 << 20):
-            for told in frames.feed(data):
-                for number, found in told:
-                    answer = self._open.pop(number)
-                    if not answer.done():
-                        answer.set_result(found)
+        with suppress(ConnectionError):  # an engine that has died with requests unread
+            while data := await reader.read(1 << 20):
+                for told in frames.feed(data):
+                    for number, found in told:
+                        answer = self._open.pop(number)
+                        if not answer.done():
+                            answer.set_result(found)
         for answer in self._open.values():
             if not answer.done():
                 answer.set_result("the engine has ended")

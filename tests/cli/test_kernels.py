@@ -2,7 +2,9 @@
 
 import json
 
-from weft.tests.cli.test_cli import weft
+import pytest
+import weft.runtime.execution.compiled_executor as executor
+from weft.tests.cli.test_cli import HELLO, weft
 
 
 def test_a_step_may_be_larger_than_a_run_has_by_default():
@@ -17,3 +19,17 @@ def test_kernels_lists_each_with_its_share_of_the_roof():
     assert head["launches"] == 1 and "matmul" in head["kernel"]
     printed = weft("kernels", "--model", "tiny-dense", "--prefill", "40", "--no-measure")
     assert "a prompt of 40 tokens" in printed and "library" in printed
+
+
+def test_kernels_and_explain_tell_the_same_measured_times(tmp_path, monkeypatch):
+    file = tmp_path / "hello.weft"
+    file.write_text(HELLO)
+    monkeypatch.setattr(
+        executor, "step_seconds", lambda launches: [(1 + each.number) / 1e3 for each in launches]
+    )
+    kernels = json.loads(weft("kernels", "--json").splitlines()[-1])
+    assert len({line["measured_us"] for line in kernels}) == len(kernels)
+    total = sum(line["measured_us"] * line["launches"] for line in kernels)
+    table = weft("explain", file).split("\na decode step: ")[1].splitlines()[3:]
+    rows = [line.split() for line in table if line.startswith("graph.")]
+    assert sum(float(row[3]) for row in rows) == pytest.approx(total, rel=1e-3)
