@@ -16,14 +16,14 @@ from weft.bench.contest.driver import Program
 from weft.bench.contest.grammars import Grammars
 from weft.bench.contest.server import Server
 from weft.bench.cpu import record
-from weft.bench.over_http import command
+from weft.bench.over_http import command, deployment
 from weft.bench.over_http.channel import Channel, Ended, Frames, frame
 from weft.bench.over_http.command import keep
 from weft.bench.over_http.connections import HttpError, HttpServer, Post, post_of
 from weft.bench.over_http.core import Lost, serve
 from weft.bench.over_http.deployment import Deployment
 from weft.bench.over_http.front import Front, listen_anywhere, run
-from weft.bench.over_http.jobs import BEGUN, Done
+from weft.bench.over_http.jobs import BEGUN, Done, Job
 from weft.bench.over_http.overhead import Parrot
 from weft.frontend.checker import check
 from weft.frontend.constraints import constraint_of
@@ -261,3 +261,29 @@ def test_a_program_is_raced_against_processes_of_the_shipped_model():
     assert found["work"]["http"]["steps"] > 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", deployment.port))
+
+
+def test_an_engine_that_fails_ends_the_processes_that_wait_for_it(monkeypatch) -> None:
+    """Who waits for answers that nobody gives any more would wait for ever."""
+
+    def fail(*given: object) -> None:
+        raise MemoryError("no room")
+
+    closed: list[str] = []
+    monkeypatch.setattr(deployment, "serve", fail)
+    monkeypatch.setattr(Deployment, "_start", lambda self, what, *given: Silent())
+    with Deployment("tiny-dense") as both:
+        monkeypatch.setattr(both, "close", lambda: closed.append("closed"))
+        with pytest.raises(Ended, match="the engine failed: MemoryError: no room"):
+            both.run(None, Job.__new__(Job))
+        assert closed == ["closed"]
+
+
+class Silent:
+    """A channel to a process that is told things and says where it listens."""
+
+    def wait(self) -> tuple[int]:
+        return (0,)
+
+    def send(self, message: object) -> None:
+        pass
