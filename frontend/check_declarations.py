@@ -6,12 +6,10 @@ from collections.abc import Collection, Iterable
 
 from ..ir.core import Term
 from ..ir.diagnostics import Note
-from ..ir.gen_options import pattern_problem
 from ..ir.source import Span
 from . import ast
 from .check_errors import (
     DeclaredTwice,
-    InvalidPattern,
     NotConstant,
     RecursiveRecord,
     ReservedName,
@@ -77,10 +75,6 @@ def check_type(type: ast.Type, records: Collection[str], inside: bool = False) -
     term = term_of(type, records)
     if inside and type.name in FILE_TYPES:
         raise MalformedTypeUse(problem=f"a {type.name} stands alone, in no record", span=type.span)
-    if term.name == "regex":
-        problem = pattern_problem(str(term.parameters[0]))
-        if problem:
-            raise InvalidPattern(problem=problem, span=type.span)
     return term
 
 

@@ -37,6 +37,7 @@ from .check_texts import check_texts
 from .check_who import check_join, check_with
 from .effects import appends, assigned, caught, selected
 from .faults import Faults, in_order
+from .nesting import check_nesting
 from .signatures import BUILTINS, base, common, element, fits
 from .type_names import bound_type, did_you_mean, options_of, record_fields
 
@@ -65,6 +66,10 @@ def _with_lines(error: WeftError, file: ast.File) -> WeftError:
 
 
 def _check_file(file: ast.File, faults: Faults) -> list[Warning]:
+    with faults.attempt():
+        check_nesting(file)
+    if faults.found:
+        return []  # the other checks walk by recursion, too
     with faults.attempt():
         check_texts(file)
     check_unique("the declaration", file.declarations, faults)

@@ -220,15 +220,19 @@ class ExpressionReader:
         return None
 
 
-def _captured(value: Any, span: Span) -> ast.Expression | None:
-    """Return a Python value from outside the program as a literal, as it is when it is read."""
+def _captured(value: Any, span: Span, inside: tuple[int, ...] = ()) -> ast.Expression | None:
+    """Return a Python value from outside the program as a literal, as it is when it is read.
+
+    `inside`: the lists that lead to it, by id; one that holds itself has no literal.
+    """
     if isinstance(value, str):
         return ast.Text((value,) if value else (), span=span)
     if value is None or isinstance(value, bool | int | float):
         return ast.Literal(value, span=span)
-    if isinstance(value, list | tuple):
-        items = tuple(item for item in (_captured(one, span) for one in value) if item is not None)
-        return ast.ListOf(items, span=span) if len(items) == len(value) else None
+    if isinstance(value, list | tuple) and id(value) not in inside:
+        within = (*inside, id(value))
+        items = [item for one in value if (item := _captured(one, span, within)) is not None]
+        return ast.ListOf(tuple(items), span=span) if len(items) == len(value) else None
     return None
 
 

@@ -14,6 +14,14 @@ from .python_source import NotInPython, class_syntax, namespace_of, span_of
 from .type_files import FILE_TYPES, read_type_file
 
 _MARKERS = {"between", "matching", "limit", *FILE_TYPES}
+_GIVEN = {
+    "between": ("low", "high"),
+    "matching": ("pattern",),
+    **dict.fromkeys(FILE_TYPES, ("path",)),
+}
+"""What each constraint that takes a type's place is given, in order."""
+_HOLDS = {"between": "int"}
+"""The type that each of them constrains, if not `str`."""
 _TYPES = (
     'types are str, int, float, bool, list[T], Literal["a", "b"], Annotated[T, weft.between(1, 9)] '
     "and dataclasses"
@@ -87,7 +95,7 @@ class TypeReader:
         if origin is Annotated:
             return self._constrained(self._meant(inner[0], span), inner[1:], span)
         if getattr(meant, "kind", None) in _MARKERS:
-            return self._constrained(ast.Type("str", span=span), [meant], span)
+            return self._constrained(_bare(meant.kind, span), [meant], span)
         name = getattr(meant, "__name__", str(meant))
         raise NotInPython(what=f"the type `{name}`", hint=_TYPES, span=span)
 
@@ -104,22 +112,18 @@ class TypeReader:
         raise NotInPython(what="this annotation", hint=_TYPES, span=span)
 
     def _marked(self, markers: list[python.expr], base: python.expr | None, span: Span) -> ast.Type:
-        type = ast.Type("str", span=span) if base is None else self.read(base)
+        type = None if base is None else self.read(base)
         for marker in markers:
             if not (isinstance(marker, python.Call) and last_name(marker.func) in _MARKERS):
                 continue
             kind = last_name(marker.func)
-            values = [read_constant(item, self._source) for item in marker.args]
+            type = type or _bare(kind, span)
             if kind == "limit":
                 options = _options(marker, self._source)
                 type = dataclasses.replace(type, options=options)
                 continue
-            plain = tuple(
-                value.constant if isinstance(value, ast.Text) else getattr(value, "value", None)
-                for value in values
-            )
-            type = self._held(type, kind, plain, span)
-        return type
+            type = self._held(type, kind, _given(kind, marker, self._source), span)
+        return type or ast.Type("str", span=span)
 
     def _constrained(self, type: ast.Type, constraints: Iterable[Any], span: Span) -> ast.Type:
         """Return a type under the constraints that an alias carries, as Python has them."""
@@ -139,6 +143,10 @@ class TypeReader:
 
     def _held(self, type: ast.Type, kind: str, values: tuple[Any, ...], span: Span) -> ast.Type:
         """Return a type that a constraint's values take the place of."""
+        wanted = _HOLDS.get(kind, "str")
+        if type.name != wanted:
+            hint = f"write Annotated[{wanted}, weft.{kind}(...)]"
+            raise NotInPython(what=f"a `{kind}` of {type.name}", hint=hint, span=span)
         if kind in FILE_TYPES:
             content = read_type_file(kind, str(values[0]), self._source, span)
             return ast.Type(kind, (str(values[0]), content), span=span)
@@ -171,6 +179,26 @@ class TypeReader:
             for item in syntax.body
             if isinstance(item, python.AnnAssign) and isinstance(item.target, python.Name)
         }
+
+
+def _bare(kind: str, span: Span) -> ast.Type:
+    """Return the type of a constraint that stands without one."""
+    return ast.Type(_HOLDS.get(kind, "str"), span=span)
+
+
+def _given(kind: str, marker: python.Call, source: Source) -> tuple[Any, ...]:
+    """Return the values of `between(1, 9)`, `between(low=1, high=9)`, and of others like it."""
+    names = _GIVEN[kind]
+    given = {item.arg or "**": item.value for item in marker.keywords}
+    given |= dict(zip(names, marker.args, strict=False))
+    if sorted(given) != sorted(names) or len(marker.args) + len(marker.keywords) > len(names):
+        hint = f"write weft.{kind}({', '.join(name.upper() for name in names)})"
+        raise NotInPython(what=f"this `{kind}`", hint=hint, span=span_of(marker, source))
+    values = [read_constant(given[name], source) for name in names]
+    return tuple(
+        value.constant if isinstance(value, ast.Text) else getattr(value, "value", None)
+        for value in values
+    )
 
 
 def _parsed(text: str, span: Span) -> python.expr:

@@ -8,8 +8,10 @@ from typing import Any
 
 from ..ir.core import Term
 from ..ir.diagnostics import WeftError, WeftNameError, WeftTypeError
+from ..ir.gen_options import pattern_problem
 from ..ir.types import ANY, GENERATED, choice, int_range, list_of, record, regex
 from . import ast
+from .check_errors import InvalidPattern
 from .constants import constant_of
 from .faults import Faults
 from .type_files import FILE_TYPES
@@ -60,7 +62,7 @@ def did_you_mean(name: str, candidates: Collection[str], all_of_them: str = "") 
 
 
 def term_of(type: ast.Type, records: Collection[str]) -> Term:
-    """Return the IR type; raises UnknownType and MalformedTypeUse with the place."""
+    """Return the IR type; raises UnknownType, MalformedTypeUse and InvalidPattern."""
     name, arguments = type.name, type.arguments
     if name in records:
         _expect(type, not arguments, f"the record `{name}` takes no arguments")
@@ -76,6 +78,8 @@ def term_of(type: ast.Type, records: Collection[str]) -> Term:
         return _choice(type)
     if name == "regex":
         _expect(type, _texts(type) and len(arguments) == 1, 'write regex "[a-z]+"')
+        if problem := pattern_problem(str(arguments[0])):
+            raise InvalidPattern(problem=problem, span=type.span)
         return regex(str(arguments[0]))
     if name in FILE_TYPES:
         _expect(type, len(arguments) == 2, f'write {name} "file"')

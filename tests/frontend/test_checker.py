@@ -78,6 +78,7 @@ MISTAKES = {
     "int range": "gen x: int(5..1)\n    return t",
     "pattern": 'gen x: regex "[a"\n    return t',
     "pattern that repeats too often": 'gen x: regex "a{99999999999999999999}"\n    return t',
+    "pattern beside a literal": 'let a: regex "(" = "x"\n    return a',
     "stop pattern": 'gen x(stop=regex "a*")\n    return t',
     "broken stop pattern": 'gen x(stop=regex "[a")\n    return t',
     "stop that repeats too often": 'gen x(stop=regex "a{99999999999999999999}")\n    return t',
@@ -123,6 +124,8 @@ MISTAKES = {
     "a function of Python": "print(t)",
     "another function of Python": "return zip(t)",
     "logprobs not asked for": "gen x\n    return str(x.logprobs)",
+    "too many cases": "if n == 0:\n        return t\n"
+    + "".join(f"    elif n == {i}:\n        return t\n" for i in range(1, 102)) + "    return t",
 }  # fmt: skip
 
 DECLARATIONS = {
@@ -133,6 +136,8 @@ DECLARATIONS = {
     "unknown field type": "record Review:\n    x: int\n\nrecord A:\n    r: Reviw\n",
     "field option": "record A:\n    x: str(temperature=1)\n",
     "default's type": "program p(x: int = \"a\"):\n    return\n",
+    "field's pattern": "record A:\n    x: regex \"(\"\n\n"
+    "program p():\n    let a = A(x=\"y\")\n",
     "default computed": "program p(x: int = 1 + 1):\n    return\n",
     "builtin's name": "tool len(x: str)\n",
     "returns nothing": "program p():\n    return 1\n",

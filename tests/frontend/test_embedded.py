@@ -134,8 +134,9 @@ def test_records_and_patterns():
 
     @program
     def p(s) -> Code:
-        letters = s.gen(matching("[A-Z]{3}"))
-        code = Code(letters, number=1)
+        letters = s.gen(matching(pattern="[A-Z]{3}"))
+        mark = s.gen(Annotated[int, between(low=1, high=9)])
+        code = Code(letters, mark)
         if known(code):
             return code
         code = s.gen(Code)
@@ -145,7 +146,7 @@ def test_records_and_patterns():
         "record Code:\n    letters: str\n    number: int\n\n"
         "tool known(code: Code) -> bool\n\n"
         'program p() -> Code:\n    gen letters: regex "[A-Z]{3}"\n'
-        "    let code = Code(letters=letters, number=1)\n"
+        "    gen mark: int(1..9)\n    let code = Code(letters=letters, number=mark)\n"
         "    if known(code):\n        return code\n"
         "    gen code: Code\n    return code\n"
     )

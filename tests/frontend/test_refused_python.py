@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import pytest
 from weft.frontend.checker import check
-from weft.frontend.embedded import between, limit, matching, program, tool
+from weft.frontend.embedded import between, limit, matching, program, schema, tool
 from weft.ir.diagnostics import WeftError
 
 THINGS = [1, {2}]
@@ -155,6 +155,22 @@ def keyword_of_a_method(s, x: str):
     s += x.replace(old="a", new="b")
 
 
+def held_as_another(s):
+    y = s.gen(Annotated[int, matching("[a-z]+")])
+
+
+def held_to_nothing(s):
+    y = s.gen(schema())
+
+
+ENDLESS: list = []
+ENDLESS.append(ENDLESS)
+
+
+def endless(s):
+    s += f"{ENDLESS}"
+
+
 def odd_type(s, x: str):
     y = s.gen(Path)
 
@@ -180,7 +196,8 @@ REFUSED = [
     dict_outside, keyword_of_a_method, odd_type, optional, guarded,
     unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
-    several, any_names, broken_annotation, up_to_true, other_things,
+    several, any_names, broken_annotation, up_to_true, other_things, held_as_another,
+    held_to_nothing, endless,
 ]  # fmt: skip
 
 
