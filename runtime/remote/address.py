@@ -21,12 +21,13 @@ class Address:
     def parse(model: str) -> Address:
         """Return the address that a model's text stands for; raises BadRemoteModel."""
         base, _, name = model.removeprefix(PREFIX).partition("#")
-        parts = urlsplit(base)
         try:
+            parts = urlsplit(base)
             known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            known = False
-        if not known:
+            (parts.hostname or "").encode("idna")
+        except ValueError:  # brackets that hold no address, a port too large, a name's empty part
+            parts, known = None, False
+        if parts is None or not known:
             raise BadRemoteModel(model=model, problem="there is no http(s) address after openai:")
         if parts.username or parts.password:
             problem = "a name or password stands in the address"

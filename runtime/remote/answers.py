@@ -71,8 +71,10 @@ def add(
     """Add an answer, or a chunk of one; return whether it had a choice; raises Malformed."""
     usage = found.get("usage")
     if isinstance(usage, dict):
-        heard.prompt_tokens = _count(usage.get("prompt_tokens")) or heard.prompt_tokens
-        heard.generated_tokens = _count(usage.get("completion_tokens")) or heard.generated_tokens
+        heard.prompt_tokens = token_count(usage.get("prompt_tokens")) or heard.prompt_tokens
+        heard.generated_tokens = (
+            token_count(usage.get("completion_tokens")) or heard.generated_tokens
+        )
     choices = found.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return False
@@ -93,7 +95,7 @@ def add(
     return True
 
 
-def _count(given: Any) -> int:
+def token_count(given: Any) -> int:
     """Return a count of tokens; 0, as if none were given, for what is none."""
     return given if isinstance(given, int) and given > 0 else 0
 

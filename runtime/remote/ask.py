@@ -121,15 +121,17 @@ def _listen(
     question: Question, asked: Asked, endpoint: Endpoint, chunks: Any, told: _Teller
 ) -> Answer | None:
     """Read a streamed answer; leaving before its end closes the connection, which ends it there."""
-    heard = Heard()
+    heard, some = Heard(), False
     for chunk in chunks:
         told.alive()
-        add(heard, chunk, asked.chat, question, endpoint)
+        some = add(heard, chunk, asked.chat, question, endpoint) or some
         if question.heal and heard.text and not heard.text.startswith(question.heal):
             return None
         if _has_all(question, heard.text):
             break
         told.show(heard.text, over=False)
+    if not some:
+        raise malformed(question, endpoint, "it has no choices")
     answer = answer_of(question, heard)
     if answer is not None and not answer.unsure:
         told.show(question.heal + answer.text, over=True)

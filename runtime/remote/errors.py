@@ -33,6 +33,13 @@ class Unauthorized(RunError):
     hint = "set OPENAI_API_KEY to a key that it accepts"
 
 
+class UnsendableKey(RunError):
+    """A key with characters that no header may have; they are not shown."""
+
+    template = "the key for {url} has characters that cannot be sent"
+    hint = "set OPENAI_API_KEY to the key alone: a line of plain letters, digits and signs"
+
+
 class UnknownRemoteModel(RunError):
     """A model or an adapter that the endpoint does not serve."""
 

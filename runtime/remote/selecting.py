@@ -10,7 +10,7 @@ from typing import Any
 
 from ...ir.source import Span
 from ..programs.select import choose, shares
-from .answers import NO_LOGPROBS, logprob_of, token_logprobs
+from .answers import NO_LOGPROBS, logprob_of, token_count, token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks, Malformed, MissingRoute
 from .line import Over
@@ -153,11 +153,10 @@ def _first_tokens(
         body |= {"prompt": stream.text(asked.format), "max_tokens": 1, "logprobs": 5}
     body |= endpoint.dialect.neutral
     found = endpoint.service.post(CHAT if chat else TEXT, body, choice.what, over)
-    first = (found.get("choices") or [{}])[0].get("logprobs")
     usage = found.get("usage")
-    tokens = int(usage.get("prompt_tokens") or 0) if isinstance(usage, dict) else 0
+    tokens = token_count(usage.get("prompt_tokens")) if isinstance(usage, dict) else 0
     with choice.reading(endpoint):
-        return _top_of(first), tokens
+        return _top_of((found.get("choices") or [{}])[0].get("logprobs")), tokens
 
 
 def _top_of(found: Any) -> list[tuple[str, float]]:

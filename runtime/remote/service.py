@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ...ir.display.units import counted
 from .address import Address
 from .errors import (
+    BadRemoteModel,
     CutStream,
     Malformed,
     MissingPackage,
@@ -22,6 +23,7 @@ from .errors import (
     UnknownRemoteModel,
     UnnamedRemoteModel,
     Unreachable,
+    UnsendableKey,
 )
 from .failures import Passing, delay_of, refusal
 from .line import Cancelled, Line, Over
@@ -84,6 +86,7 @@ class Service:
         self.address = address
         self.counts = Counts()
         self._settings = settings
+        self._key = settings.key.strip()  # a file's last line end is no part of it
         self._slots = threading.BoundedSemaphore(settings.concurrency)
         self._lock = threading.Lock()
         self._listing = threading.Lock()
@@ -135,7 +138,7 @@ class Service:
         with self._sent("POST", path, body, what, over) as response:
             yield self._events(response, what)
 
-    def attempt(self, once: Callable[[], T], over: threading.Event) -> T:
+    def attempt(self, once: Callable[[], T], over: Over) -> T:
         """Run `once` until it does not fail in passing; waits longer and longer in between."""
         import tenacity
 
@@ -161,13 +164,6 @@ class Service:
             return retrying(once)
         except Passing as failure:
             raise self._final(failure, tries) from None
-
-    def close(self) -> None:
-        """Close the connections that no call has."""
-        with self._lock:
-            lines, self._lines = self._lines, []
-        for line in lines:
-            line.client.close()
 
     def _final(self, failure: Passing, tries: int) -> Exception:
         url, problem, made = self.address.base, failure.problem, counted(tries, "attempt")
@@ -209,15 +205,15 @@ class Service:
         except httpx.TimeoutException as error:
             problem = f"no answer within {self._settings.timeout:g} s"
             raise Passing("network", problem) from error
-        except httpx.RemoteProtocolError as error:
+        except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
             raise Passing("cut", str(error)) from error
         except (httpx.TransportError, httpx.StreamError) as error:
             raise Passing("network", str(error) or type(error).__name__) from error
+        except httpx.InvalidURL as error:
+            raise BadRemoteModel(model=str(self.address), problem=str(error)) from None
 
     def _refused(self, bad: _BadStatus, path: str, what: str) -> Exception:
-        text, key = bad.text, self._settings.key
-        if key:
-            text = text.replace(key, "***")
+        text = bad.text.replace(self._key, "***") if self._key else bad.text
         found = refusal(bad.status, text, self.address.base, path, what, delay_of(bad.headers))
         about_model = bad.status == 404 or (bad.status == 400 and "model" in text.lower())
         if about_model and path != "/models" and self.address.name:
@@ -248,7 +244,7 @@ class Service:
                 continue
             if chunk.get("error"):
                 raise Passing("cut", f"the stream has an error: {str(chunk['error'])[:200]}")
-            ended = ended or any(c.get("finish_reason") for c in chunk.get("choices") or [])
+            ended = ended or _finishes(chunk)
             yield chunk
         if other.strip() and not streams:
             chunk = self._json(other, what)
@@ -270,9 +266,11 @@ class Service:
         return found
 
     def _fetch_models(self) -> list[dict[str, Any]]:
+        over = Over()
+
         def once() -> Any:
             try:
-                with self._sent("GET", "/models", None, "the model list", Over()) as response:
+                with self._sent("GET", "/models", None, "the model list", over) as response:
                     return self._json(response.read(), "the model list")
             except Passing as failure:
                 if failure.kind == "network":
@@ -280,7 +278,7 @@ class Service:
                 return {}  # a list that fails is no list: the calls themselves will tell
 
         try:
-            found = self.attempt(once, threading.Event())
+            found = self.attempt(once, over)
         except (MissingRoute, Refused, Malformed):
             return []
         data = found.get("data")
@@ -303,8 +301,10 @@ class Service:
     def _opened(self) -> Line:
         import httpx
 
+        key = self._key
+        if not (key.isascii() and key.isprintable()):
+            raise UnsendableKey(url=self.address.base)
         self._tls = self._tls or httpx.create_ssl_context()
-        key = self._settings.key
         client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(self._settings.timeout, connect=CONNECT_SECONDS),
@@ -312,6 +312,13 @@ class Service:
             verify=self._tls,
         )
         return Line(client)
+
+
+def _finishes(chunk: dict[str, Any]) -> bool:
+    """Say whether a chunk of a streamed answer, of whatever form, ends it."""
+    choices = chunk.get("choices")
+    found = choices if isinstance(choices, list) else []
+    return any(isinstance(choice, dict) and choice.get("finish_reason") for choice in found)
 
 
 def _asked(state: Any) -> float:

@@ -12,6 +12,7 @@ from weft.ir.diagnostics import WeftError
 from weft.options import BadOption, Options
 from weft.runtime.programs.events import TextPiece
 from weft.runtime.remote.errors import (
+    BadRemoteModel,
     ContextOverflow,
     CutStream,
     Malformed,
@@ -23,6 +24,7 @@ from weft.runtime.remote.errors import (
     UnknownRemoteModel,
     UnnamedRemoteModel,
     Unreachable,
+    UnsendableKey,
 )
 
 TEXT = """
@@ -77,6 +79,11 @@ def test_a_slow_answer_is_a_failure(fake):
         compiled(fake.answers(slow), remote_timeout=0.2, remote_retries=0).run()
 
 
+def test_an_address_that_cannot_be_one_is_named():
+    with pytest.raises(BadRemoteModel, match="non-printable"):
+        weft.compile(TEXT, "openai:http://127.0.0.1:9/v1\n#m").run()
+
+
 def test_nobody_there():
     executable = weft.compile(TEXT, "openai:http://127.0.0.1:9/v1#m", remote_retries=1)
     with pytest.raises(Unreachable, match=r"refused.*\(2 attempts\)") as error:
@@ -90,6 +97,15 @@ def test_a_wrong_key_is_told_and_never_shown(fake, status):
     with pytest.raises(Unauthorized, match="OPENAI_API_KEY") as error:
         compiled(fake, remote_key=KEY).run()
     assert fake.keys == {f"Bearer {KEY}"} and KEY not in str(error.value)
+
+
+def test_a_key_that_no_header_may_have_is_told_and_never_shown(fake):
+    compiled(fake.answers(fake.said("ok")), remote_key=f"{KEY}\n").run()
+    assert fake.keys == {f"Bearer {KEY}"}, "a file's last line end is no part of it"
+    for key in (f"{KEY}\x00", f"{KEY}\n{KEY}", f"{KEY}é"):
+        with pytest.raises(UnsendableKey, match="OPENAI_API_KEY") as error:
+            compiled(fake, remote_key=key).run()
+        assert KEY not in str(error.value)
 
 
 def test_the_key_comes_from_the_environment_and_shows_nowhere():
@@ -173,8 +189,9 @@ def test_no_such_address(fake):
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>hello</html>", b"[1]", {"choices": []}, {"choices": "x"}, {"ok": True}]
-)
+    "body", [b"<html>hello</html>", b"[1]", {"choices": []}, {"choices": "x"}, {"choices": [None]},
+             {"choices": 3}, {"ok": True}]
+)  # fmt: skip
 def test_an_answer_of_another_form(fake, body):
     reply = fake.said("")
     reply.body = body
@@ -183,6 +200,17 @@ def test_an_answer_of_another_form(fake, body):
     with pytest.raises(Malformed, match="another form"):
         list(compiled(fake).stream())
     assert len(fake.asked) == 2, "it would be the same again"
+    if isinstance(body, dict):
+        chunks = fake.streamed([])
+        chunks.chunks = [body, b"data: [DONE]\n\n"]
+        with pytest.raises(Malformed, match="another form"):
+            list(compiled(fake.answers(chunks)).stream())
+
+
+def test_a_body_that_cannot_be_unpacked_is_asked_for_again(fake):
+    packed = fake.said("half")
+    packed.headers = {"Content-Encoding": "gzip"}
+    assert compiled(fake.answers(packed, fake.said("whole"))).run().value == "whole"
 
 
 def test_a_server_that_does_not_stream_is_heard_at_once(fake):

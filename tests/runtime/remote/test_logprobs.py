@@ -118,6 +118,17 @@ def test_a_number_that_is_none_is_no_logprob(fake):
             weft.compile(text, fake.answers(answer).model).run()
 
 
+def test_a_select_reads_odd_counts_and_refuses_odd_choices(fake):
+    reply = fake.said("B", logprobs=top(A=-1.0, B=-0.5))
+    reply.body["usage"]["prompt_tokens"] = "many"
+    text = PICK.format(by='(by="greedy")')
+    assert weft.compile(text, fake.answers(reply).model).run().value == "Bee"
+    for choices in ([None], 3, {"0": 1}):
+        reply.body["choices"] = choices
+        with pytest.raises(Malformed, match="another form"):
+            weft.compile(text, fake.model).run()
+
+
 def test_options_are_scored_side_by_side(fake):
     options = ", ".join(f'"{word}"' for word in ("one", "two", "three", "four"))
     text = f'program p() -> str:\n    "Go"\n    select x from [{options}]\n    return x'

@@ -94,7 +94,10 @@ def test_unconditional_select_is_refused():
         weft.compile(text, "openai:http://localhost:1/v1#m")
 
 
-@pytest.mark.parametrize("model", ["openai:", "openai:localhost", "openai:http://u:p@h/v1#m"])
+@pytest.mark.parametrize("model", [
+    "openai:", "openai:localhost", "openai:http://u:p@h/v1#m", "openai:http://[::1/v1#m",
+    "openai:http://a..b/v1#m", "openai:http://[zz]/v1#m",
+])  # fmt: skip
 def test_a_malformed_address_is_refused(model):
     with pytest.raises(WeftError, match="no remote model") as error:
         weft.compile('program p() -> str:\n    "x"\n    gen a\n    return a', model)
