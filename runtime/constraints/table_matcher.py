@@ -156,6 +156,7 @@ def fill_masks(batch: Batch) -> bool:
     any_wide = bool(batch.wide[:size].any())
     if not len(rows):
         return any_wide
+    batch.filled = True
     left = (batch.limit[:size] - produced).tolist()
     for row in rows.tolist():
         watch = requests[row].watch

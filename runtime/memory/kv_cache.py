@@ -30,7 +30,7 @@ class PagedKV:
         self._references = np.zeros(num_pages, np.int32)
         self._holders = np.zeros(num_pages, np.int32)
         self._left: list[np.ndarray] = []
-        """Pages that sequences have let go of since anybody looked at the books."""
+        """Pages that sequences have let go of since the books had to be exact: they still count."""
         self._writer = np.full(num_pages, NOBODY, np.int64)
         self._numbers = count()
         self._live = 0
@@ -85,7 +85,7 @@ class PagedKV:
         sequence.pages[:count] = pages
         sequence.held = count
         sequence.resident = resident
-        self.references[pages] += 1
+        self._references[pages] += 1
         self._hold(pages)
         self._forgo(sequence)
 
@@ -93,7 +93,7 @@ class PagedKV:
         """Let a sequence hold `pages` after its own full ones: what it shares stays shared."""
         first = sequence.resident // self.page_size
         rest = pages[first:]
-        self.references[rest] += 1
+        self._references[rest] += 1
         self._hold(rest)
         self._release_from(sequence, first)
         sequence.pages[first : len(pages)] = rest
@@ -110,26 +110,32 @@ class PagedKV:
         """Make positions `[resident, end)` writable; return False, changing nothing, if full."""
         if end <= sequence.resident:
             return True
-        self.makes_room(self._missing(sequence, end))
-        if self._missing(sequence, end) > self.free:
-            return False
-        if self._last_is_shared(sequence):
-            self._copy_last(sequence)
-        elif sequence.resident < sequence.held * self.page_size:
-            self._writer[sequence.pages[sequence.resident // self.page_size]] = sequence.number
         first, last = sequence.held, self._pages_for(end)
-        if last > first:
-            pages = np.array([self._free.pop() for _ in range(last - first)], np.int32)
+        new, shared = max(0, last - first), self._last_is_shared(sequence)
+        if new + shared > len(self._free):
+            self.makes_room(new + shared)
+            shared = shared and self._last_is_shared(sequence)  # who shared it may be forgotten
+            if new + shared > self.free:
+                return False
+        if shared:
+            self._copy_last(sequence)
+        elif sequence.resident < first * self.page_size:
+            self._writer[sequence.pages[sequence.resident // self.page_size]] = sequence.number
+        if new:
+            pages = np.array(self._free[: -new - 1 : -1], np.int32)
+            del self._free[-new:]
             sequence.pages[first:last] = pages
             sequence.held = last
-            self.references[pages] = self.holders[pages] = 1
+            self._references[pages] = self._holders[pages] = 1
             self._writer[pages] = sequence.number
-            self._lives(len(pages))
+            self._lives(new)
         return True
 
     def makes_room(self, pages: int) -> bool:
         """Have what is only remembered forgotten until so many pages are free; say whether they
         are."""
+        if pages <= len(self._free):
+            return True
         if pages > self.free:
             self.evict(pages)
         return pages <= self.free
@@ -154,12 +160,12 @@ class PagedKV:
 
     def retain(self, pages: np.ndarray) -> None:
         """Count one more reference (of the prefix tree) to each page."""
-        self.references[pages] += 1
+        self._references[pages] += 1
 
     def release(self, pages: np.ndarray) -> None:
         """Count one reference less to each page; what nothing refers to becomes free."""
-        left = self.references[pages] - 1
-        self.references[pages] = left
+        left = self._references[pages] - 1
+        self._references[pages] = left
         if np.count_nonzero(left) < len(pages):
             self._free += pages[left == 0].tolist()
 
@@ -188,8 +194,10 @@ class PagedKV:
         index = sequence.resident // self.page_size
         if index >= sequence.held:
             return False
-        page = sequence.pages[index]
-        return bool(self.references[page] > 1 and self._writer[page] != sequence.number)
+        page = sequence.pages.item(index)
+        if self._references.item(page) < 2 or self._writer.item(page) == sequence.number:
+            return False
+        return bool(self.references[page] > 1)
 
     def _forgo(self, sequence: Sequence) -> None:
         """Let a sequence that has not just written its last page not be that page's writer."""
@@ -197,22 +205,18 @@ class PagedKV:
         if index < sequence.held and self._writer[sequence.pages[index]] == sequence.number:
             self._writer[sequence.pages[index]] = NOBODY
 
-    def _missing(self, sequence: Sequence, end: int) -> int:
-        new = max(0, self._pages_for(end) - sequence.held)
-        return new + int(self._last_is_shared(sequence))
-
     def _copy_last(self, sequence: Sequence) -> None:
         index = sequence.resident // self.page_size
         shared, own = int(sequence.pages[index]), self._free.pop()
         if sequence.resident % self.page_size:
             self._copy_page(shared, own)
         sequence.pages[index] = own
-        self.references[own] = self.holders[own] = 1
+        self._references[own] = self._holders[own] = 1
         self._writer[own] = sequence.number
         self._lives(1)
-        self.holders[shared] -= 1  # others refer to it, and need not hold it
-        self.references[shared] -= 1
-        self._live -= int(self.holders[shared] == 0)
+        self._holders[shared] -= 1  # others refer to it, and need not hold it
+        self._references[shared] -= 1
+        self._live -= int(self._holders[shared] == 0)
 
     def _release_from(self, sequence: Sequence, index: int) -> None:
         if index < sequence.held:
@@ -222,11 +226,14 @@ class PagedKV:
 
     def _hold(self, pages: np.ndarray) -> None:
         if len(pages):
-            held = self.holders[pages]
-            self.holders[pages] = held + 1
-            self._lives(len(pages) - int(np.count_nonzero(held)))
+            held = self._holders[pages]
+            self._holders[pages] = held + 1
+            new = len(pages) - int(np.count_nonzero(held))
+            if new:
+                self._lives(new)
 
     def _lives(self, more: int) -> None:
+        self._settle()
         self._live += more
         self.peak = max(self.peak, self._live)
 
@@ -235,8 +242,11 @@ class PagedKV:
         end together each would else take as long."""
         if not self._left:
             return
-        gone, self._left = np.concatenate(self._left), []
-        pages, times = np.unique(gone, return_counts=True)
+        left, self._left = self._left, []
+        if len(left) == 1:
+            pages, times = left[0], 1  # a page stands once in a sequence
+        else:
+            pages, times = np.unique(np.concatenate(left), return_counts=True)
         held = self._holders[pages] - times
         self._holders[pages] = held
         self._live -= len(pages) - int(np.count_nonzero(held))

@@ -103,13 +103,15 @@ class Batch:
         self.min_p = np.zeros(rows, np.float32)
         self.uniform = np.zeros(rows, np.float32)
         self.masks = np.full((rows, -(-executor.vocab_size // 32)), -1, np.int32)
+        self.filled = False
+        """Whether some row's mask may forbid a word. A row of 128 K words is 16 KB: none is copied
+        where a device has the masks."""
         self.shown: list[np.ndarray | None] = []
         """The table's mask that a row of `masks` is a copy of, if it is one."""
         self._rows = (
             self.token, self.resident, self.produced, self.limit, self.ends, self.key,
             self.birth, self.reads, self.calm, self.seen, self.wide,
             self.margin, self.table, self.temperature, self.top_k, self.top_p, self.min_p,
-            self.masks,
         )  # fmt: skip
         self._packing = StepPacking(executor, self.table, self.reads)
         self._settings: dict[tuple[int, bool], tuple[Tensor | None, ...]] = {}
@@ -166,7 +168,6 @@ class Batch:
         self._catch_up(row, int(self.produced[row]))
         self.flush(row)
         self._count(request, -1)
-        self.masks[row] = -1
         last = self.size - 1
         if row != last:
             for array in self._rows:
@@ -176,6 +177,8 @@ class Batch:
             self.history[row, fresh] = self.history[last, fresh]
             self.logprob[row, fresh] = self.logprob[last, fresh]
             self.requests[row], self.shown[row] = moved, self.shown[last]
+        if self.filled:
+            self.masks[row] = self.masks[last]
             self.masks[last] = -1
         self.requests.pop()
         self.shown.pop()
@@ -190,7 +193,9 @@ class Batch:
         if request.watch.needless:
             request.watch = None
         self._count(request, 1)
-        self.masks[row], self.shown[row] = -1, None
+        if self.filled:
+            self.masks[row] = -1
+        self.shown[row] = None
         self.changes += 1
         self._look_from(row)
 

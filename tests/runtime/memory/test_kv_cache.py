@@ -239,6 +239,19 @@ def test_who_comes_back_to_a_page_of_its_own_copies_it():
     assert kv.reserve(parent, 6) and copies == [(child.pages[1], parent.pages[1])]
 
 
+def test_nothing_is_copied_for_who_forgets_a_page_to_make_room():
+    kv, copies = counted()
+    tree = PrefixTree(kv)
+    parent = filled(kv, list(range(6)))
+    tree.insert(parent.tokens[:6], parent.pages)
+    kv.truncate(parent, 5)  # it is no longer the page's writer
+    others = [filled(kv, list(range(10, 14))) for _ in range(kv.free)]
+    page = parent.pages[1]
+    parent.append([8])
+    assert kv.reserve(parent, 6) and parent.pages[1] == page and not copies and not tree.size
+    kv.check([parent, *others])
+
+
 def test_the_tree_matches_single_tokens_across_pages():
     kv = PagedKV(16, 4, 64, lambda source, target: None)
     tree = PrefixTree(kv)

@@ -238,6 +238,7 @@ def test_a_page_that_changes_hands_within_a_step_is_read_where_its_new_holder_wr
     assert copied.tolist() == [[4 * int(first.sequence.pages[1])], [4 * page]]
     kv.drop(second.sequence)
     del chunks[second]
+    assert kv.free == 6  # which has its page given out first
     third, _ = takes([7, 8, 9])
     assert third.sequence.pages[0] == page
     fourth, copied = takes([7, 8, 5], first, third)
