@@ -8,15 +8,17 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from ...ir import expression
 from ...ir.core import Operation, Region, Value
 from ...ir.diagnostics import KernelError, Note
 from ...ir.printer import print_operation
 from ...ir.tile import extents_of
 from ...ir.tile_checks import WRITES
 
-_VERSION = 2
 EFFORT = 10_000_000
 """Steps of z3's that one question may take, some ten seconds: the hardest takes a thousandth part.
 A clock in their place would let a busy machine refuse kernels that are in bounds."""
@@ -79,8 +81,15 @@ class BoundsProof:
 
 
 def proof_key(kernel: Operation) -> str:
-    """Return the name of a kernel's proof: a hash of its text and of the prover's version."""
-    return hashlib.sha256(f"{_VERSION}\n{print_operation(kernel)}".encode()).hexdigest()
+    """Return the name of a kernel's proof: a hash of its text and of the prover's."""
+    return hashlib.sha256(f"{prover_digest()}\n{print_operation(kernel)}".encode()).hexdigest()
+
+
+@cache
+def prover_digest() -> str:
+    """Return a hash of the prover's own source: proofs of an older prover count for nothing."""
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(expression.__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def prove_bounds(

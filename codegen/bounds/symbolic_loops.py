@@ -85,7 +85,9 @@ class Loop:
         return fixed + below + [_at_most(limit) for limit in limits.values()]
 
     def settle(self, path: list[Any]) -> None:
-        """Find the guesses that are invariants, and assume them from now on."""
+        """Find the guesses that are invariants, and assume them from now on where the loop is
+        reached: `value < N` may hold of an inner loop for the sake of the rounds around it alone,
+        and must not tell what follows these that N is no zero."""
         if self._settled:
             return
         self._settled = True
@@ -107,7 +109,8 @@ class Loop:
             if len(kept) == len(alive):
                 break
             alive = kept
-        self._values.constraints += [switch for switch, _, _ in alive]
+        reached = z3.And(*path)
+        self._values.constraints += [z3.Implies(reached, switch) for switch, _, _ in alive]
 
     def _conditions(
         self, position: int, start: Value, yielded: Value

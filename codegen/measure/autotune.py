@@ -75,6 +75,9 @@ class Choices:
 
     @cached_property
     def _known(self) -> dict[str, Any]:
+        return self._read_file()
+
+    def _read_file(self) -> dict[str, Any]:
         try:
             kept = json.loads(self.path.read_text(encoding="utf-8"))
             return dict(kept["choices"]) if kept["device"] == self.device else {}
@@ -88,12 +91,13 @@ class Choices:
         kept = self._known.get(key_of(print_operation(kernel)))
         try:
             return None if kept is None else _read(kept)
-        except (TypeError, KeyError):
-            return None  # of another version
+        except (TypeError, ValueError, KeyError):
+            return None  # of another version, or damaged
 
     def keep(self, kernel: Operation, choice: Choice) -> None:
-        """Keep a choice, on disk too."""
+        """Keep a choice, on disk too, beside those that other processes have kept since."""
         self._known[key_of(print_operation(kernel))] = asdict(choice)
+        self._known = self._read_file() | self._known
         if self._home.writable():
             text = json.dumps({"device": self.device, "choices": self._known}, indent=1)
             self._home.write(self.path, text.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,14 @@ def test_choices_are_kept_for_their_device_only(tmp_path: Path) -> None:
     assert [schedule.unroll for _, schedule in pairs] == [2, 4]
 
 
+def test_two_processes_keep_each_others_choices(tmp_path: Path) -> None:
+    one, other = Choices(tmp_path, "one"), Choices(tmp_path, "one")
+    assert one.find(KERNEL) is other.find(KERNEL) is None
+    one.keep(KERNEL, search(USUAL, OTHERS, clock(u2=0.5)))
+    other.keep(matmul(Matmul(8, 8)), search(USUAL, OTHERS, clock(u1=0.5)))
+    assert Choices(tmp_path, "one").find(KERNEL) == one.find(KERNEL)
+
+
 @pytest.mark.parametrize(
     "damage", ["", "{", '{"device": "one", "choices": 3}', "[]", '{"device": "one"}']
 )
@@ -78,7 +87,11 @@ def test_a_broken_file_counts_as_empty(tmp_path: Path, damage: str) -> None:
 def test_a_choice_of_another_version_is_not_taken(tmp_path: Path) -> None:
     choices = Choices(tmp_path, "one")
     choices.keep(KERNEL, search(USUAL, OTHERS, clock(u2=0.5)))
-    choices.path.write_text(choices.path.read_text().replace('"unroll"', '"unrolled"'))
+    kept = choices.path.read_text()
+    choices.path.write_text(kept.replace('"unroll"', '"unrolled"'))
+    assert Choices(tmp_path, "one").find(KERNEL) is None
+    choices.path.write_text(json.dumps({"device": "one", "choices": {
+        key: {"schedule": "serial"} for key in json.loads(kept)["choices"]}}))  # fmt: skip
     assert Choices(tmp_path, "one").find(KERNEL) is None
 
 

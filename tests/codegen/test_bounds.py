@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from weft.codegen.bounds import prove
 from weft.codegen.bounds.prove import (
     EFFORT,
     BoundsProof,
@@ -104,6 +105,20 @@ def rewritten_kernel() -> Operation:
     return replace(kernel, regions=(replace(region, operations=body),))
 
 
+def nested_kernel() -> Operation:
+    """out[N - 1] = 0 after loops in which a carried 0 is below N as there is a round around it."""
+    b = KernelBuilder("nested")
+    rows = b.scalar("N")
+    out, zero = b.buffer("out", "i32", "N"), b.full(0, "i32")
+    with b.loop(zero, rows) as outer:
+        with b.loop(zero, b.full(4, "i32"), zero) as inner:
+            b.store(out, inner.carried[0], zero)
+            inner.yields(inner.carried[0])
+        outer.yields()
+    b.store(out, b.map("a - 1", rows), zero)
+    return b.finish("1")
+
+
 def counter_kernel(step: int, extent: int) -> Operation:
     """A carried index that grows by `step` in each of 10 rounds, into a buffer of `extent`."""
     b = KernelBuilder("counter")
@@ -146,6 +161,7 @@ FAULTS: dict[str, tuple[Callable[[], Operation], str]] = {
     "carried index too far": (lambda: counter_kernel(1, 9), "%out"),
     "more than a byte holds": (lambda: narrow_kernel(129), "%out"),
     "a fact of what it writes": (rewritten_kernel, "%table"),
+    "what only a loop's rounds know": (nested_kernel, "%out"),
 }
 
 
@@ -193,3 +209,9 @@ def test_proof_round_trips_and_is_keyed_by_text() -> None:
     assert BoundsProof.from_json(proof.to_json()) == proof
     assert proof.key == proof_key(kernel) == proof_key(copy_kernel())
     assert proof.key != proof_key(copy_kernel(offset=0, columns=64))
+
+
+def test_an_older_provers_proofs_count_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = proof_key(copy_kernel())
+    monkeypatch.setattr(prove, "prover_digest", lambda: "of another source")
+    assert proof_key(copy_kernel()) != key
