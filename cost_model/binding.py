@@ -100,6 +100,7 @@ class Formats:
 WEIGHT_FORMATS: dict[str, tuple[float, float]] = {
     **{dtype: (float(size), 0.0) for dtype, size in DTYPE_BYTES.items()},
     "i8": (1.0, 4.0),
+    "f8e4m3": (1.0, 4.0),
     **{name: (format.element, format.row) for name, format in PAGE_FORMATS.items()},
 }
 """Bytes an element and bytes a row."""

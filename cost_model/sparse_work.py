@@ -48,13 +48,11 @@ def value_sums(operation: Operation, scene: Scene) -> Work:
 
 def tail(operation: Operation, scene: Scene) -> Work:
     """Of a selected row 2 FLOPs a query head and token, 6 a channel; tables, mean and masses."""
-    shape, rows = shape_of_heads(operation, scene), 0
-    pairs = 0
-    for queries, keys in _lengths(scene):
-        rows += queries == 1
-        pairs += keys * (queries == 1)
+    shape = shape_of_heads(operation, scene)
+    contexts = scored_contexts(policy_of(scene.definitions[operation.operands[3].name]), scene)
+    rows = len(contexts)
     fixed = tail_bytes(shape) - shape.kv_heads * shape.head_dim * (shape.element + 4 / PAGE)
-    return Work(flops=shape.heads * (2.0 * pairs + 6.0 * rows * shape.head_dim),
+    return Work(flops=shape.heads * (2.0 * sum(contexts) + 6.0 * rows * shape.head_dim),
                 activation_bytes=rows * fixed)  # fmt: skip
 
 

@@ -124,15 +124,16 @@ def _kv_write(operation: Operation, scene: Scene) -> Work:
 
 
 def _qkv_rope_write(operation: Operation, scene: Scene) -> Work:
-    """3 FLOPs an element rotated (4 more when normed), T 2 K C elements of KV written."""
+    """3 FLOPs an element rotated (4 more when normed), T 2 K C elements of KV written; a guess
+    writes none."""
     heads, kv_heads, width = (operation[key] for key in ("heads", "kv_heads", "head_dim"))
     tokens = scene.rows(operation.result)
     normed = 4 if len(operation.operands) > 3 else 0
-    moved = _moved(operation, scene)
+    moved, kept = _moved(operation, scene), not operation.attribute("guess")
     return replace(
         moved,
         flops=(3.0 + normed) * tokens * (heads + kv_heads) * width,
-        kv_written_bytes=2.0 * tokens * kv_heads * width * DTYPE_BYTES[scene.formats.kv],
+        kv_written_bytes=kept * 2.0 * tokens * kv_heads * width * DTYPE_BYTES[scene.formats.kv],
     )
 
 
@@ -215,7 +216,8 @@ def touched_experts(tokens: int, top_k: int, experts: int) -> float:
 
 
 def _expert(operation: Operation, scene: Scene) -> Work:
-    """2 N K FLOPs a (token, expert) pair; the weights of the experts that are touched."""
+    """2 N K FLOPs a (token, expert) pair, whose row is read and written; the weights of the experts
+    that are touched."""
     x, w, order, _ = operation.operands
     experts, n, k = (scene.binding.size(dim) for dim in shape_of(w.type))
     tokens, top_k = _routing(order, scene)
@@ -225,7 +227,7 @@ def _expert(operation: Operation, scene: Scene) -> Work:
     return Work(
         flops=2.0 * pairs * n * k,
         weight_bytes=scene.weight(w, operation.attribute("format")) * touched / experts,
-        activation_bytes=4.0 * pairs * (n + k),
+        activation_bytes=pairs * (_row_bytes(x, scene) + _row_bytes(operation.result, scene)),
         dtype=dtype_of(x.type),
         dense=True,
     )
@@ -255,12 +257,19 @@ def _routing(order: Value, scene: Scene) -> tuple[int, int]:
     return pairs, 1
 
 
+def _row_bytes(value: Value, scene: Scene) -> float:
+    """Return the bytes of one row of a value."""
+    width = scene.binding.size(shape_of(value.type)[-1])
+    return float(width * DTYPE_BYTES[dtype_of(value.type)])
+
+
 def _combine(operation: Operation, scene: Scene) -> Work:
     """2 A FLOPs an output element, 1 for a residual; T A rows read, T written."""
-    _, weights, *residual = operation.operands
+    rows, weights, *residual = operation.operands
     width = scene.binding.size(shape_of(operation.result.type)[-1])
     pairs = scene.elements(weights)
-    moved = 4.0 * pairs * width + scene.activations(weights, *residual, operation.result)
+    moved = pairs * _row_bytes(rows, scene)
+    moved += scene.activations(weights, *residual, operation.result)
     flops = 2.0 * pairs * width + sum(map(scene.elements, residual))
     return Work(flops=flops, activation_bytes=moved)
 

@@ -110,7 +110,9 @@ class Pricing:
             page_gpu=tuple(gpu for gpu, _, _ in pages),
             page_cpu=tuple(cpu for _, cpu, _ in pages),
             page_dram=tuple(dram for _, _, dram in pages),
-            page_contention=tuple(machine.contention(dram / cpu) for _, cpu, dram in pages),
+            page_contention=tuple(
+                machine.contention(dram / cpu) if cpu else 0.0 for _, cpu, dram in pages
+            ),  # fmt: skip
         )
 
     def _gather(self, scene: Scene) -> float:
@@ -138,8 +140,8 @@ class Pricing:
         calls = CALLS_PER_PAGE * self.machine.call_start
         return alone[0], alone[1] + calls, cpu.dram
 
-    def _scene(self, batch: Batch, tokens: int, share: float = 0.0) -> Scene:
-        shares = (share,) * self.shape.experts if share else ()
+    def _scene(self, batch: Batch, tokens: int, share: float | None = None) -> Scene:
+        shares = () if share is None else (share,) * self.shape.experts
         return Scene(
             self.shape, batch.pages_per_expert, tokens, self.workload.mean_context,
             batch.attention, batch.kv_gpu, shares, self.workload.beside, self.workload.prompt,

@@ -98,6 +98,95 @@ graph.func name = @step {
     assert y.activation_bytes == 4 * 2 * (64 + 48 + 48)
 
 
+EACH = """
+graph.func name = @step {
+|%x: tensor<bf16, [T, 64]>, %f: tensor<f32, [T, 64]>, %at: tensor<i32, [T]>,
+ %starts: tensor<i32, [B1]>, %qkv: tensor<bf16, [T, 96]>, %logits: tensor<f32, [T, 8]>,
+ %rows: tensor<i32, [R]>, %pages: tensor<i32, [B, 4]>, %lengths: tensor<i32, [B]>|
+  %g = graph.weight name = "g" : tensor<f32, [64]>
+  %normed = graph.rmsnorm %x, %g, eps = 0.1 : tensor<bf16, [T, 64]>
+  %small, %scale = graph.quantize_rows %x : tensor<f8e4m3, [T, 64]>, tensor<f32, [T]>
+  %w = graph.weight name = "w" : tensor<f8e4m3, [32, 64]>
+  %b = graph.weight name = "b" : tensor<f32, [32]>
+  %scaled = graph.scaled_matmul %small, %scale, %w, %b : tensor<bf16, [T, 32]>
+  %biased = graph.fused_matmul %x, %w, %b, parts = ["bias"] : tensor<bf16, [T, 32]>
+  %more, %both = graph.add_rmsnorm %x, %x, %g, eps = 0.1
+    : tensor<bf16, [T, 64]>, tensor<bf16, [T, 64]>
+  %gated = graph.silu_mul %x : tensor<bf16, [T, 32]>
+  %turned = graph.rope %x, %at, heads = 4, head_dim = 16, rope = {} : tensor<bf16, [T, 64]>
+  %heads = graph.head_norm %x, %g, eps = 0.1, heads = 4 : tensor<bf16, [T, 64]>
+  %taken = graph.take_rows %f, %rows : tensor<f32, [R, 64]>
+  %q = graph.qkv_rope_write %qkv, %at, %at, layer = 0, heads = 4, kv_heads = 1, head_dim = 16,
+    rope = {} : tensor<bf16, [T, 64]>
+  %guess = graph.qkv_rope_write %qkv, %at, %at, %g, %g, layer = 0, heads = 4, kv_heads = 1,
+    head_dim = 16, rope = {}, guess = true : tensor<bf16, [T, 64]>
+  %set = graph.kvset %pages, %lengths, layer = 0 : kvset
+  %part = graph.partial %q, %starts, %set, heads = 4, kv_heads = 1, head_dim = 16, scale = 0.25
+    : state
+  %one = graph.merge %part : state
+  %all = graph.merge %one, %one, %one : state
+  %seen = graph.finalize %all : tensor<bf16, [T, 64]>
+  %weights, %chosen = graph.moe_route %logits, top_k = 2 : tensor<f32, [T, 2]>, tensor<i32, [T, 2]>
+  %order, %begins = graph.moe_dispatch %chosen, experts = 8 : tensor<i32, [M]>, tensor<i32, [9]>
+  %up = graph.weight name = "up" : tensor<bf16, [8, 48, 64]>
+  %down = graph.weight name = "down" : tensor<bf16, [8, 64, 24]>
+  %wide = graph.moe_expert %x, %up, %order, %begins, per_row = 2, silu = true
+    : tensor<bf16, [M, 24]>
+  %back = graph.moe_expert %wide, %down, %order, %begins, per_row = 1 : tensor<bf16, [M, 64]>
+  %sum = graph.moe_combine %back, %weights, %f : tensor<f32, [T, 64]>
+  %few = graph.moe_gated %x, %up, %chosen : tensor<bf16, [P, 24]>
+  %mixed = graph.moe_mixed %few, %down, %chosen, %weights, %f : tensor<f32, [T, 64]>
+  graph.return %sum
+}
+"""
+ROWS = {"qkv": 2 * 3 * 96, "at": 4 * 3, "x": 2 * 3 * 64}
+"""Bytes of the three rows of a step."""
+
+COUNTED = {  # FLOPs, bytes of weights, of activations, of keys and values read and written
+    "normed": (4 * 3 * 64, 4 * 64, 2 * ROWS["x"], 0, 0),
+    "small": (0, 0, ROWS["x"] + 3 * 64 + 4 * 3, 0, 0),
+    "scaled": (2 * 3 * 32 * 64 + 3 * 32, 32 * 64 + 4 * 32 + 4 * 32,
+               3 * 64 + 4 * 3 + 2 * 3 * 32, 0, 0),
+    "biased": (2 * 3 * 32 * 64 + 3 * 32, 32 * 64 + 4 * 32 + 4 * 32,
+               ROWS["x"] + 2 * 3 * 32, 0, 0),
+    "more": (5 * 3 * 64, 4 * 64, 4 * ROWS["x"], 0, 0),
+    "gated": (5 * 3 * 32, 0, ROWS["x"] + 2 * 3 * 32, 0, 0),
+    "turned": (3 * 3 * 64, 0, 2 * ROWS["x"] + ROWS["at"], 0, 0),
+    "heads": (4 * 3 * 64, 4 * 64, 2 * ROWS["x"], 0, 0),
+    "taken": (0, 0, 2 * 4 * 5 * 64 + 4 * 5, 0, 0),
+    "q": (3 * 3 * 5 * 16, 0, ROWS["qkv"] + 2 * ROWS["at"] + ROWS["x"], 0, 2 * 3 * 16 * 2),
+    "guess": (7 * 3 * 5 * 16, 2 * 4 * 64, ROWS["qkv"] + 2 * ROWS["at"] + ROWS["x"], 0, 0),
+    "part": ((4 * 16 + 5) * 4 * 3 * 10, 0, ROWS["x"] + 4 * 4 + 4 * 3 * 4 * 18, 3 * 10 * 2 * 16 * 2,
+             0),
+    "one": (4 * 3 * 4 * 18, 0, 2 * 4 * 3 * 4 * 18, 0, 0),
+    "all": (3 * 4 * 3 * 4 * 18, 0, 4 * 4 * 3 * 4 * 18, 0, 0),
+    "seen": (3 * 64, 0, 4 * 3 * 64 + ROWS["x"], 0, 0),
+    "weights": (5 * 3 * 8, 0, 4 * 3 * (8 + 2 + 2), 0, 0),
+    "wide": (2 * 6 * 48 * 64, 2 * 4 * 48 * 64, 2 * 6 * (64 + 24), 0, 0),
+    "back": (2 * 6 * 24 * 64, 2 * 4 * 24 * 64, 2 * 6 * (24 + 64), 0, 0),
+    "sum": (2 * 6 * 64 + 3 * 64, 0, 2 * 6 * 64 + 4 * 3 * 2 + 2 * 4 * 3 * 64, 0, 0),
+    "few": (2 * 6 * 48 * 64, 2 * 6 * 48 * 64, ROWS["x"] + 4 * 6 + 2 * 6 * 24, 0, 0),
+    "mixed": (2 * 6 * 24 * 64, 2 * 6 * 24 * 64,
+              2 * 6 * 24 + 4 * 6 + 4 * 6 + 2 * 4 * 3 * 64, 0, 0),
+}  # fmt: skip
+
+
+def test_each_operation_by_hand() -> None:
+    """Three sequences of 10 keys; 5 rows taken; two of eight experts a token, four known to be
+    touched."""
+    binding = Binding((1, 1, 1), (10, 10, 10), rows=5, dims={"P": 6}, experts=4)
+    priced = works(binding, Formats(kv="bf16"), EACH)
+    found = {
+        name: (one.flops, one.weight_bytes, one.activation_bytes, one.kv_read_bytes,
+               one.kv_written_bytes)
+        for name, one in priced.items() if name in COUNTED
+    }  # fmt: skip
+    assert found == COUNTED
+    many = works(decode(100, 10).with_dims(P=200), Formats(kv="bf16"), EACH)
+    assert many["few"].weight_bytes == 2 * 8 * 48 * 64, "no expert is read twice"
+    assert priced["wide"].dtype == "bf16" and priced["wide"].dense and not priced["normed"].dense
+
+
 def test_causal_prefill_counts_the_triangle() -> None:
     binding = prefill(8, prefix=2)
     state = works(binding)["state"]

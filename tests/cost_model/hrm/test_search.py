@@ -15,11 +15,12 @@ from weft.cost_model.hrm.linear import RING
 from weft.cost_model.hrm.machine import HostedGpu
 from weft.cost_model.hrm.memory import GIB, Batch, host_lines
 from weft.cost_model.hrm.milp import solve
-from weft.cost_model.hrm.model import Site, linear_model
+from weft.cost_model.hrm.model import Site, linear_model, pricing
 from weft.cost_model.hrm.popularity import BadPopularity, popularity
 from weft.cost_model.hrm.popularity import parse as parse_popularity
 from weft.cost_model.hrm.shape import MoeShape, NoExperts, UnevenPages, Workload
 from weft.cost_model.hrm.spread import colder
+from weft.cost_model.hrm.starts import CALLS_PER_PAGE
 from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
 from weft.frontend.models.presets import preset
 from weft.tests.each_time import each_time, examples
@@ -225,6 +226,16 @@ def test_popularity_in_classes() -> None:
     assert [members for members, _ in known.classes] == [16] * 8
     assert sum(members * share for members, share in known.classes) == pytest.approx(1)
     assert known.experts_of[2][:2] == (127, 126)
+
+
+def test_an_expert_that_nothing_uses_costs_neither_processor_arithmetic() -> None:
+    """It was priced as one that is used as often as others."""
+    counts = [4, 4, 4, 4, 4, 4, 2, 0]
+    for machine in (H200, replace(H200, call_start=0.0)):
+        site = Site(machine, 16 * GIB, 128 * GIB, popularity=popularity([counts], 16, 8))
+        unit = pricing(MIXTRAL, WORKLOAD, site).unit(Batch(64, 32, "cpu", 128, 1), 32)
+        assert unit.page_gpu[-1] == unit.page_dram[-1] == 0 < unit.page_gpu[-2]
+        assert unit.page_cpu[-1] == CALLS_PER_PAGE * machine.call_start
 
 
 @pytest.mark.parametrize(
