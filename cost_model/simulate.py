@@ -104,6 +104,7 @@ class _Run:
             for other in set(before):
                 self.after.setdefault(other, []).append(name)
         self.left: dict[str, float] = {}
+        self.rates: dict[str, list[tuple[str, float]]] = {}
         self.now = 0.0
         self.start: dict[str, float] = {}
         self.end: dict[str, float] = {}
@@ -122,6 +123,7 @@ class _Run:
     def _begin(self, name: str) -> None:
         self.start[name] = self.now
         self.left[name] = self.costs[name].seconds
+        self.rates[name] = self._rates(name)
 
     def _advance(self) -> None:
         speeds = self._speeds()
@@ -145,7 +147,7 @@ class _Run:
         """1 for tasks that run as if alone; less where they ask too much of what they share."""
         asked: dict[str, float] = {}
         for name in self.left:
-            for resource, rate in self._rates(name):
+            for resource, rate in self.rates[name]:
                 asked[resource] = asked.get(resource, 0.0) + rate
         given = {
             resource: min(1.0, self.capacities[resource] / rate)
@@ -153,7 +155,7 @@ class _Run:
             if rate
         }
         return {
-            name: min((given.get(r, 1.0) for r, _ in self._rates(name)), default=1.0)
+            name: min((given.get(r, 1.0) for r, _ in self.rates[name]), default=1.0)
             for name in self.left
         }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ else:
     settings.load_profile("weft")
 
 GOLDEN = Path(__file__).parent / "golden"
+FREEZING = {"freeze": gc.freeze, "unfreeze": gc.unfreeze}
 
 
 class RootIsAFolder:
@@ -80,6 +83,27 @@ def usual_short_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("weft.compiler.choices.short_steps", lambda executor, options: executor.short)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_of_one_process() -> Iterator[None]:
+    """Make the command line once, not for each of the hundreds of commands that tests give; and let
+    none thaw what `pytest_collection` froze: each model that is loaded would look through it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FREEZING:
+            patch.setattr(gc, name, lambda: None)
+        with suppress(ImportError):  # the tests of a GPU run without
+            from typer.main import get_command
+
+            patch.setattr("typer.testing._get_command", cache(get_command))
+        yield
+
+
+@pytest.fixture
+def freezing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands freeze what they load, and thaw it, as they do outside of tests."""
+    for name, as_it_is in FREEZING.items():
+        monkeypatch.setattr(gc, name, as_it_is)
 
 
 @pytest.fixture(scope="session", autouse=True)

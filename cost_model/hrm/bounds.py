@@ -71,44 +71,48 @@ class _Memory:
 def _rows_bound(
     model: LinearModel, rows: tuple[Row, ...], memory: _Memory, weights: tuple[float, ...]
 ) -> float:
-    bounds = [_mix_bound(model, row, row, 1.0, memory) if row.each else row.fixed for row in rows]
+    taken = [(home, memory.weight(home)) for home in model.allowed]
+
+    def bound(row: Row) -> float:
+        return _priced_bound(model.totals, row, memory.pages, taken)
+
+    bounds = [bound(row) if row.each else row.fixed for row in rows]
     trading = [row for row in rows if any(value > 0 for value in row.each.values())]
     for number, first in enumerate(trading):
         for second in trading[number + 1 :]:
-            bounds += [_mix_bound(model, first, second, w, memory) for w in weights]
+            bounds += [bound(_mixed(first, second, weight)) for weight in weights]
     return max(bounds)
 
 
-def _mix_bound(
-    model: LinearModel, first: Row, second: Row, weight: float, memory: _Memory
+def _mixed(first: Row, second: Row, weight: float) -> Row:
+    """Return weight * first + (1 - weight) * second."""
+    other = 1.0 - weight
+    each = {
+        key: weight * first.each.get(key, 0.0) + other * second.each.get(key, 0.0)
+        for key in {**first.each, **second.each}
+    }
+    return Row(first.name, weight * first.fixed + other * second.fixed, each)
+
+
+def _priced_bound(
+    totals: tuple[int, ...], row: Row, room: float, taken: list[tuple[str, float]]
 ) -> float:
-    """The least of weight * first + (1 - weight) * second, with GPU memory at its best price."""
-    ring = weight * first.each.get(RING, 0.0) + (1 - weight) * second.each.get(RING, 0.0)
-    fixed = weight * first.fixed + (1.0 - weight) * second.fixed
-    fixed += ring * memory.pages  # a ring cannot have more slots than GPU memory has pages
-    options = [
-        [
-            (
-                weight * first.each.get((home, number), 0.0)
-                + (1.0 - weight) * second.each.get((home, number), 0.0),
-                memory.weight(home),
-            )
-            for home in model.allowed
-        ]
-        for number in range(len(model.totals))
+    """The least of a row, with GPU memory at its best price: it has room for so many pages, of
+    which a page of each home takes its part."""
+    # A ring cannot have more slots than GPU memory has pages.
+    fixed, each = row.fixed + row.each.get(RING, 0.0) * room, row.each
+    classes = [
+        (pages, [(each.get((home, number), 0.0), part) for home, part in taken])
+        for number, pages in enumerate(totals)
     ]
     prices = {0.0}
-    for class_options in options:
-        for cost, taken in class_options:
-            for other, more in class_options:
-                if more > taken and cost > other:
-                    prices.add((cost - other) / (more - taken))
-    return max(
-        fixed
-        - price * memory.pages
-        + sum(
-            pages * min(cost + price * taken for cost, taken in class_options)
-            for pages, class_options in zip(model.totals, options, strict=True)
-        )
+    for _, options in classes:
+        for cost, part in options:
+            for other, more in options:
+                if more > part and cost > other:
+                    prices.add((cost - other) / (more - part))
+    return fixed + max(
+        sum(pages * min([c + price * part for c, part in options]) for pages, options in classes)
+        - price * room
         for price in prices
     )

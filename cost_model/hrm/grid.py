@@ -85,15 +85,23 @@ class Grid:
 
         Where prompts are read beside decode, a step has room for as many as come.
         """
+        return [_member(family, workload, size) for size in self._groups(family, workload)]
+
+    def ends(self, family: Batch, workload: Workload) -> tuple[Batch, Batch]:
+        """Return the first and the last of a family's batches."""
+        groups = self._groups(family, workload)
+        return _member(family, workload, groups[0]), _member(family, workload, groups[-1])
+
+    def _groups(self, family: Batch, workload: Workload) -> list[int]:
         if workload.overlap:
-            rows = ceil(family.batch * workload.beside)
-            return [replace(family, prefill_tokens=rows, overlap=True)]
-        found = []
-        for size in sorted(self.prefill_tokens):
-            found.append(replace(family, prefill_tokens=size))
-            if size >= family.batch * workload.prompt:
-                break
-        return found
+            return [ceil(family.batch * workload.beside)]
+        sizes, prompts = sorted(self.prefill_tokens), family.batch * workload.prompt
+        enough = sum(size < prompts for size in sizes)
+        return sizes[: enough + 1]
+
+
+def _member(family: Batch, workload: Workload, group: int) -> Batch:
+    return replace(family, prefill_tokens=group, overlap=workload.overlap or family.overlap)
 
 
 def counts_up_to(most: int) -> Iterator[int]:

@@ -144,12 +144,12 @@ class _Search:
     def _family_bound(self, family: Batch) -> float:
         """The bound of a batch with the memory of the smallest prefill group, the time of the
         largest."""
-        members = self.grid.members(family, self.workload)
+        smallest, largest = self.grid.ends(family, self.workload)
         site = site_of(self.site, family)
-        least = memory_model(self.shape, self.workload, members[0], site, self.prices.classes)
+        least = memory_model(self.shape, self.workload, smallest, site, self.prices.classes)
         if not may_hold(least):
             return float("inf")
-        fast = linear_model(self.shape, self.workload, members[-1], site, self.prices, least)
+        fast = linear_model(self.shape, self.workload, largest, site, self.prices, least)
         return lower_bound(fast, ())
 
     def _entry(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...ir.sparse import READ_WHOLE
+from ..devices.zeros import zeros as device_zeros
 from ..execution.recipe import PLANNED
 from ..execution.step import StepInput
 from .cost import Way
@@ -52,7 +53,7 @@ class AttentionLists:
         zeros: Callable[[tuple[int, ...]], Tensor] | None = None, ways: Sequence[Way] = (),
         prompts: bool = False, grouped: bool = False,
     ) -> None:  # fmt: skip
-        zeros = zeros or partial(torch.zeros, device=device)
+        zeros = zeros or partial(device_zeros, dtype=torch.float32, place=device)
         self._shape, self._rates = shape, rates or Rates()
         self._windows = tuple(sorted(set(windows)))
         self._beside = {str(window): window for window in self._windows if window}

@@ -26,7 +26,7 @@ def test_a_model_that_nobody_holds_goes_before_the_next_is_loaded():
         gc.enable()
 
 
-def test_commands_of_one_process_do_not_pile_models_up(tmp_path):
+def test_commands_of_one_process_do_not_pile_models_up(freezing, tmp_path):
     file = tmp_path / "hello.weft"
     file.write_text(HELLO)
     gc.collect()
