@@ -236,9 +236,8 @@ def _read(text: str, places: bool) -> Any:
     from .tvm.macros import macros
     from .tvm.read import read_module
 
-    if not places:
-        with suppress(Exception):  # TVM's parser takes more, and tells the line of what is wrong
-            return read_module(text)
+    with suppress(Exception):  # TVM's parser takes more, and tells the line of what is wrong
+        return read_module(text, places)
     return tvm.script.from_source(text, extra_vars=macros())
 
 

@@ -29,7 +29,7 @@ Assembly = list[tuple[str, int]]
 def locate_assembly(sources: Mapping[str, str]) -> dict[str, Assembly]:
     """Return the assembly of kernels by name; `sources` is their TVMScript, by name.
 
-    Compiles all of them as one module, which takes about 0.3 s a kernel.
+    Compiles all of them as one module, which takes about half a second of processor time a kernel.
     """
     if not sources:
         return {}

@@ -1,8 +1,7 @@
 """Reads our own TVMScript: each function's statements become calls that build its IR, run at once.
 
 TVM's parser evaluates a text node by node, and takes longer for it than LLVM for the machine code.
-What is read here is what the emitter writes: TVM reads other text, and text whose machine code is
-to be found line by line, since here nodes get no places.
+What is read here is what the emitter writes: TVM reads other text.
 """
 
 from __future__ import annotations
@@ -19,8 +18,11 @@ class OtherText(Exception):
     """Text that is not of the form that the emitter writes."""
 
 
-def read_module(text: str) -> Any:
-    """Return the IRModule of a text of `@I.ir_module`; raises OtherText."""
+def read_module(text: str, places: bool = False) -> Any:
+    """Return the IRModule of a text of `@I.ir_module`; raises OtherText.
+
+    With `places`, what a statement makes has its lines, by which machine code is found.
+    """
     import tvm
     import tvm.s_tir.analysis
     from tvm.script.ir_builder import IRBuilder
@@ -40,7 +42,7 @@ def read_module(text: str) -> Any:
                 IRBuilder.name(node.arg, parameter)
             I.decl_function(function.name, tvm.tirx.PrimFunc(parameters, None))
         for function in functions:
-            _define(function, names)
+            _define(function, names, places)
     built: Any = builder.get()
     tvm.s_tir.analysis.verify_well_formed(built)
     return built
@@ -53,13 +55,13 @@ def _parameter(node: ast.arg, names: dict[str, Any]) -> Any:
     return eval(compile(ast.Expression(node.annotation), "<type>", "eval"), names)()
 
 
-def _define(function: ast.FunctionDef, names: dict[str, Any]) -> None:
+def _define(function: ast.FunctionDef, names: dict[str, Any], places: bool) -> None:
     """Build a function in the module that is being built."""
     from tvm.tirx.script import builder as T  # noqa: N812
 
     if ast.unparse(function.decorator_list) != "T.prim_func(s_tir=True)":  # type: ignore[arg-type]
         raise OtherText(f"{function.name} has another decorator")
-    writer = _Writer()
+    writer = _Writer(places)
     body = writer.block(function.body)
     code = ast.fix_missing_locations(ast.Module(body, []))
     with T.prim_func(is_private=False, s_tir=True, persistent=False):
@@ -73,12 +75,20 @@ def _define(function: ast.FunctionDef, names: dict[str, Any]) -> None:
 class _Writer(ast.NodeTransformer):
     """Writes a function's statements as calls of `_calls`, and checks its expressions."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: bool) -> None:
         self._bound: set[str] = set()
+        self._places = places
 
     def block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
         """Return the calls of a block."""
-        return [call for statement in statements for call in self._statement(statement)]
+        return [call for statement in statements for call in self._placed(statement)]
+
+    def _placed(self, node: ast.stmt) -> list[ast.stmt]:
+        calls = self._statement(node)
+        if not self._places:
+            return calls
+        lines = map(ast.Constant, (node.lineno, node.end_lineno))
+        return [_call("_at", *lines), *calls, _call("_behind")]
 
     def _statement(self, node: ast.stmt) -> list[ast.stmt]:
         match node:
@@ -149,8 +159,23 @@ def _calls() -> dict[str, Callable[..., Any]]:
         frames.pop().__exit__(None, None, None)
 
     return {
-        "_leave": leave, **_flow(builder, enter), **_values(builder), **_comparisons(),
+        "_leave": leave, **_lines(), **_flow(builder, enter), **_values(builder), **_comparisons(),
     }  # fmt: skip
+
+
+def _lines() -> dict[str, Callable[..., Any]]:
+    """Return the calls that say on which lines what is made next stands, and that it ends."""
+    from tvm.ir import SourceName, Span
+    from tvm.script.ir_builder import IRBuilder
+
+    opened: list[Any] = []
+
+    def at(first: int, last: int) -> None:
+        place = IRBuilder.current().with_source_span(Span(SourceName("<str>"), first, last, 1, 1))
+        opened.append(place)
+        place.__enter__()
+
+    return {"_at": at, "_behind": lambda: opened.pop().__exit__(None, None, None)}
 
 
 def _flow(T: Any, enter: Callable[[Any], Any]) -> dict[str, Callable[..., Any]]:  # noqa: N803

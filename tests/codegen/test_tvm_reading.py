@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import tvm
 import tvm.script
@@ -29,6 +31,18 @@ def test_it_is_what_tvm_reads(family: str) -> None:
     other = text.replace("T.serial(", "T.serial(1 + ", 1)
     with pytest.raises(ValueError):
         tvm.ir.assert_structural_equal(read_module(other), parsed)
+
+
+def test_machine_code_has_the_lines_that_it_has_when_tvm_reads():
+    text = build.module_text([text_of("embedding_i8")])
+
+    def lines(module) -> list[str]:
+        compiled = tvm.compile(module, target=tvm.target.Target({"kind": "llvm"}))
+        return re.findall(r"DILocation\(line: (\d+)", compiled.mod.inspect_source("ll"))
+
+    found = lines(tvm.script.from_source(text, extra_vars=macros()))
+    assert lines(read_module(text, places=True)) == found and len(set(found)) > 5
+    assert set(lines(read_module(text))) == {"0"}, "places cost time, and only explore reads them"
 
 
 BODIES = {

@@ -131,7 +131,8 @@ def test_every_mistake_that_ends_a_check_is_found_alone_and_among_all_others():
         alone[name] = len(errors)
     # As many programs in one file, except what ends a file's check of its own kind.
     once = {"half of a pair", "half of a pair in a stop", "half of a pair in a choice",
-            "half of a pair as itself", "recursion", "program's arguments", "too many cases"}  # fmt: skip
+            "half of a pair as itself", "recursion", "program's arguments",
+            "too many cases"}  # fmt: skip
     head, _, signature = mistakes.HEAD.partition("program p")
     bodies = {name: body for name, body in mistakes.MISTAKES.items() if name not in once}
     text = head + "".join(
