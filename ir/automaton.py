@@ -13,19 +13,16 @@ from math import inf
 
 import numpy as np
 
-from .automaton_utf8 import Ranges, byte_sequences
+from .automaton_utf8 import WIDTHS, Ranges, byte_sequences
 
 MAX_STATES = 8192
 """States above which a constraint is not compiled to tables."""
 
 MAX_POSITIONS = 750
-"""Positions for each of the states above at which work on subsets stops: `(a{1,300}){1,300}b*` has
-subsets of tens of thousands, which would take minutes and the memory before states are too many."""
+"""Positions for each of the states above at which work on subsets stops: some patterns have subsets
+of tens of thousands, which would take minutes and the memory before states are too many."""
 
 DEAD, START = 0, 1
-
-UTF8_LENGTHS = (0, 0x80, 0x800, 0x10000)
-"""The first code points that take 1, 2, 3 and 4 bytes."""
 
 
 class NotRegular(Exception):
@@ -122,7 +119,7 @@ def _lengths_of(expression: Expression) -> tuple[float, float]:
             size = len(text.encode())
             return size, size
         case Chars(ranges):
-            bytes_of = [sum(point >= first for first in UTF8_LENGTHS) for point in chain(*ranges)]
+            bytes_of = [sum(point >= first for first, _ in WIDTHS) for point in chain(*ranges)]
             return min(bytes_of, default=inf), max(bytes_of, default=-inf)
         case Seq(parts):
             found = [_lengths_of(part) for part in parts]
@@ -200,6 +197,8 @@ class _Nfa:
         return end
 
     def _repeat(self, inner: Expression, low: int, high: int | None, start: int) -> int:
+        if isinstance(inner, Repeat) and (both := _product_of_counts(inner, low, high)):
+            return self._repeat(inner.inner, *both, start)
         for _ in range(low):
             start = self.emit(inner, start)
         if high is None:
@@ -215,6 +214,20 @@ class _Nfa:
         for state in leaving:
             self.skips[state].append(end)
         return end
+
+
+def _product_of_counts(inner: Repeat, low: int, high: int | None) -> tuple[int, int | None] | None:
+    """Return how often `inner` comes in all where it is repeated `low` to `high` times: any number
+    from the least to the most, or None where some between them are left out."""
+    whole = None if inner.high is None or high is None else inner.high * high
+    if high == 0 or inner.high == 0:
+        return 0, 0
+    if low == 0 and inner.low > 1:
+        return None  # not at all, or some times
+    most, least = inner.high, max(low, 1)  # the gap behind `least` rounds is the widest
+    if most is not None and high != least and (least + 1) * inner.low > least * most + 1:
+        return None
+    return low * inner.low, whole
 
 
 class _Subsets:

@@ -11,7 +11,8 @@ Ranges = tuple[tuple[int, int], ...]
 EVERY: Ranges = ((0, 0xD7FF), (0xE000, 0x10FFFF))
 """All that UTF-8 can spell: surrogates are left out."""
 
-_WIDTHS = ((0x0, 0x7F), (0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, 0x10FFFF))
+WIDTHS = ((0x0, 0x7F), (0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, 0x10FFFF))
+"""The code points that take 1, 2, 3 and 4 bytes, from and to."""
 
 
 def union(*sets: Iterable[tuple[int, int]]) -> Ranges:
@@ -52,7 +53,7 @@ def byte_sequences(ranges: Ranges) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Return sequences of byte ranges that together spell exactly these code points."""
     found: list[tuple[tuple[int, int], ...]] = []
     for low, high in ranges:
-        for first, last in _WIDTHS:
+        for first, last in WIDTHS:
             if low <= last and high >= first:
                 start, end = chr(max(low, first)).encode(), chr(min(high, last)).encode()
                 found += _between(start, end)

@@ -3,6 +3,7 @@
 import json
 import re
 from functools import cache
+from itertools import product
 from random import Random
 
 import numpy as np
@@ -83,7 +84,21 @@ def test_the_automaton_is_minimal():
 def test_a_pattern_of_large_subsets_is_given_up_in_time():
     """With 300 for 100 it took minutes, and gigabytes; a tenth of the states takes a tenth."""
     with pytest.raises(NotRegular, match="too many states at once"):
-        automaton(regex("(a{1,100}){1,100}b*"), MAX_STATES // 10)
+        automaton(regex("(a|a{1,100}){1,100}b*"), MAX_STATES // 10)
+
+
+def test_counts_of_counts_are_one_count_where_none_is_left_out():
+    """Then `(a{1,300}){1,300}b*` is given up at once: it is `a{1,90000}b*`."""
+    with pytest.raises(NotRegular, match="more than 13104 positions"):
+        automaton(regex("(a{1,300}){1,300}b*"), MAX_STATES // 10)
+    counts = [
+        (low, high) for low in range(4) for high in (0, 2, 3, "") if high == "" or low <= high
+    ]
+    for (a, b), (c, d) in product(counts, counts):
+        pattern = f"(?:a{{{a},{b}}}){{{c},{d}}}b*"
+        found = automaton(regex(pattern))
+        for text in ("a" * size for size in range(12)):
+            assert found.accepts(text.encode()) == bool(re.fullmatch(pattern, text)), pattern
 
 
 @pytest.mark.parametrize(
