@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import heapq
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, cast
@@ -25,7 +27,8 @@ from weft.runtime.schedule.request import Request
 from weft.runtime.simulator import Price, SimulatedExecutor
 from weft.runtime.tracing.trace import Trace
 
-from ..measure import OwnClock
+from ..in_turn import in_turn, share_pages
+from ..measure import OwnClock, wait_for_idle
 from .calls import CallLog, watch
 from .cases import KV_TOKENS, Case
 from .data import Row
@@ -34,13 +37,16 @@ from .grammars import Grammars
 from .replay import Replay
 from .server import Server
 
+KV_MEMORY = 2 * Options().kv_memory
+"""Bytes of keys and values: both sides run side by side, where everything fits, too."""
+
 
 class Bench:
     """A model in memory that all programs run on, and the grammars that its server has compiled."""
 
     def __init__(self, model: str = "tiny-dense", options: Options | None = None) -> None:
         self.model = model
-        self.options = options or Options.from_env()
+        self.options = options or Options.from_env().changed(kv_memory=KV_MEMORY)
         self._first: Compilation | None = None
         self._grammars: dict[bool, Grammars] = {}
 
@@ -76,6 +82,22 @@ class Run:
     log: CallLog | None = None
     trace: Trace | None = None
     stretch: float = 1.0
+
+
+@dataclass
+class Ready:
+    """What will run on an engine when its `steps` are taken, and leaves `answers` by number."""
+
+    engine: Engine
+    steps: Iterator[None]
+    answers: dict[int, Any]
+    numbers: Sequence[int]
+    log: CallLog | None = None
+    trace: Trace | None = None
+
+    def in_order(self) -> list[Any]:
+        """Return the answers of the rows, in their order."""
+        return [self.answers[number] for number in self.numbers]
 
 
 @dataclass(frozen=True)
@@ -182,6 +204,10 @@ class Contest:
 
     def weft(self, way: Way) -> Run:
         """Run the compiled program; what it costs to load the plan is not counted."""
+        return _timed(self.weft_ready(way), way)
+
+    def weft_ready(self, way: Way) -> Ready:
+        """Return the compiled program, ready to run."""
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
         trace = Trace(kernels=False) if way.noted else None
@@ -195,18 +221,23 @@ class Contest:
         )  # fmt: skip
         log = watch(executable.engine) if way.noted else None
 
-        def run() -> list[Any]:
-            answers: dict[int, Any] = {}
+        answers: dict[int, Any] = {}
+
+        def steps() -> Iterator[None]:
             rows = zip(self.numbers, self.rows, strict=True)
             jobs = ((n, executable.check_row(n, row)) for n, row in rows)
             for ended in executable.session().steps(jobs):
                 answers.update(ended)
-            return [answers[number] for number in self.numbers]
+                yield
 
-        return _timed(run, way, executable.engine, log, trace)
+        return Ready(executable.engine, steps(), answers, self.numbers, log, trace)
 
     def requests(self, way: Way) -> Run:
         """Run the program as written by clients of the same engine."""
+        return _timed(self.requests_ready(way), way)
+
+    def requests_ready(self, way: Way) -> Ready:
+        """Return the clients, and a server of their own, ready to run."""
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
         trace = Trace(kernels=False) if way.noted else None
@@ -217,8 +248,27 @@ class Contest:
             made.options.seed,
         )  # fmt: skip
         rows = dict(zip(self.numbers, self.rows, strict=True))
-        run = lambda: program.run_rows(server, rows, way.clients)  # noqa: E731
-        return _timed(run, way, server.engine, log, trace)
+        answers: dict[int, Any] = {}
+        steps = program.steps(server, rows, answers, way.clients)
+        return Ready(server.engine, steps, answers, self.numbers, log, trace)
+
+    def race(
+        self, contenders: Mapping[str, Callable[[], Ready]], rounds: int, idle: float = 0.0
+    ) -> dict[str, list[float]]:
+        """Run contenders side by side, in memory of their own, step by step in turn; return the
+        seconds of each in each round."""
+        times: dict[str, list[float]] = {name: [] for name in contenders}
+        for number in range(rounds):
+            wait_for_idle(idle)
+            turned = deque(contenders)
+            turned.rotate(-number)
+            ready = {name: contenders[name]() for name in turned}
+            share_pages([each.engine for each in ready.values()], self.compilation.executor)
+            with _as_a_server_does():
+                spent = in_turn({name: each.steps for name, each in ready.items()})
+            for name, seconds in spent.items():
+                times[name].append(seconds)
+        return times
 
     def server(self, way: Way, trace: Trace | None = None) -> Server:
         """Return a server of requests, with an engine of its own."""
@@ -243,25 +293,33 @@ class Contest:
         return Counted(executor) if way.replay else executor
 
 
-def _timed(
-    run: Callable[[], list[Any]], way: Way, engine: Engine, log: CallLog | None,
-    trace: Trace | None,
-) -> Run:  # fmt: skip
+def _timed(ready: Ready, way: Way) -> Run:
     """Run; return the outcome with its seconds, of the virtual clock where steps have a price.
 
     Where a GPU computes on, what others take from the host is part of them.
     """
-    gc.collect()
-    gc.freeze()  # as a server does that is up: collections look at what a run makes, not at all
-    with seldom_collected():  # clients, too
+    engine = ready.engine
+    with _as_a_server_does():
         clock, start = OwnClock(), perf_counter()
-        answers = run()
+        for _ in ready.steps:
+            pass
         wall = perf_counter() - start
         seconds = own = wall if engine.ahead else clock.seconds()
-    gc.unfreeze()
     if way.price and isinstance(engine.executor, SimulatedExecutor):
         seconds = engine.executor.now
-    return Run(seconds, answers, engine, log, trace, wall / own)
+    return Run(seconds, ready.in_order(), engine, ready.log, ready.trace, wall / own)
+
+
+@contextmanager
+def _as_a_server_does() -> Iterator[None]:
+    """Let Python's collections look at what is made inside, not at all there was, and seldom."""
+    gc.collect()
+    gc.freeze()
+    try:
+        with seldom_collected():  # clients, too
+            yield
+    finally:
+        gc.unfreeze()
 
 
 def forget_prefixes(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,9 +100,18 @@ class Program:
         self, server: Serves, rows: Mapping[int, Mapping[str, Any]], most: int = MOST_ROWS
     ) -> list[Answer]:
         """Run a client for each row, by its number, `most` at once; return the answers in order."""
+        answers: dict[int, Answer] = {}
+        for _ in self.steps(server, rows, answers, most):
+            pass
+        return [answers[number] for number in rows]
+
+    def steps(
+        self, server: Serves, rows: Mapping[int, Mapping[str, Any]], answers: dict[int, Answer],
+        most: int = MOST_ROWS,
+    ) -> Iterator[None]:  # fmt: skip
+        """Run them, and yield after each step; they leave their `answers` by their numbers."""
         tools = tool_pool(server.engine.executor, self.records)
         loop = TaskLoop(server.engine, tools)
-        answers: dict[int, Answer] = {}
         waiting = list(rows.items())[::-1]
 
         def start() -> None:
@@ -121,7 +130,7 @@ class Program:
         while loop:
             if (pause := loop.step()) is not None:
                 pause.wait()
-        return [answers[number] for number in rows]
+            yield
 
 
 class Client:

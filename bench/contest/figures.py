@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 from weft.runtime.simulator import Price
 
-from ..measure import Summary, interleave, ratio
+from ..measure import Summary, ratio
 from .bound import Work, cpu_bound
 from .cases import ROOMY_TOKENS
 from .contest import Contest, Run, Way
@@ -47,9 +48,9 @@ def measure(
     found.pop("least_tokens", None)
     if rounds and not quick:
         roomy = Way(kv_tokens=ROOMY_TOKENS)
-        contenders = {"weft": lambda: contest.weft(roomy).seconds,
-                      "requests": lambda: contest.requests(roomy).seconds}  # fmt: skip
-        times = interleave(contenders, (rounds + 1) // 2, idle)
+        contenders = {"weft": partial(contest.weft_ready, roomy),
+                      "requests": partial(contest.requests_ready, roomy)}  # fmt: skip
+        times = contest.race(contenders, (rounds + 1) // 2, idle)
         found["speedup_roomy"] = ratio(times["requests"], times["weft"]).median
     if rounds and no_cache:
         weft = found["seconds"]["weft"]["median"]
@@ -143,20 +144,20 @@ def sound(run: Run) -> Run:
 
 
 def _raced(contest: Contest, rounds: int, idle: float) -> dict[str, Any]:
-    """Return throughput ratios of real runs: weft and the better order of clients, interleaved."""
+    """Return throughput ratios of real runs: weft and the better order of clients, in turn."""
     first = {order: sound(contest.requests(Way(longest_prefix=order))).seconds
              for order in (False, True)}  # fmt: skip
     best = Way(longest_prefix=first[True] < first[False])
     noted = replace(best, noted=True)
     profiles = {"weft": profile(contest.weft(noted)), "requests": profile(contest.requests(noted))}
     contenders = {
-        "weft": lambda: contest.weft(Way()).seconds,
-        "requests": lambda: contest.requests(best).seconds,
+        "weft": partial(contest.weft_ready, Way()),
+        "requests": partial(contest.requests_ready, best),
     }
     if contest.constrained:
         contest.requests(Way(forced=True))  # compiles the grammars once more
-        contenders["forced"] = lambda: contest.requests(replace(best, forced=True)).seconds
-    times = interleave(contenders, rounds, idle)
+        contenders["forced"] = partial(contest.requests_ready, replace(best, forced=True))
+    times = contest.race(contenders, rounds, idle)
     weft, speedup = median(times["weft"]), ratio(times["requests"], times["weft"])
     forced = ratio(times["forced"], times["weft"]).median if contest.constrained else speedup.median
     return {

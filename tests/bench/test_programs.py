@@ -14,10 +14,11 @@ from weft.bench import compile_time, programs, programs_gpu
 from weft.bench.contest.bound import Work, cpu_bound, table
 from weft.bench.contest.calls import Call, ideal_hits
 from weft.bench.contest.cases import CASES
-from weft.bench.contest.contest import Contest, Run, Way, in_parts
+from weft.bench.contest.contest import Contest, FewerPages, Run, Way, in_parts
 from weft.bench.contest.figures import in_other_tokens, profile, same
 from weft.bench.contest.replay import Replay, UnknownPrefix
 from weft.bench.contest.simulated import RooflinePrice
+from weft.bench.in_turn import in_turn, share_pages
 from weft.frontend.open import open_program
 from weft.runtime.engine import Engine
 from weft.runtime.execution.sampler import sample_rows
@@ -84,6 +85,39 @@ def run(executor, prompts=((1, 2, 3), (1, 2, 4)), new=3):
     while engine:
         engine.step()
     return [request.generated().tolist() for request in requests], engine
+
+
+def steps_of(engine, prompts, new=6):
+    requests = []
+    for number, prompt in enumerate(prompts):
+        sequence = engine.create((number,))
+        sequence.append(prompt)
+        requests.append(Request(sequence, "gen", Sampling(max_tokens=new)))
+        engine.submit(requests[-1])
+    return requests, iter(lambda: engine.step() if engine else None, None)
+
+
+def test_engines_that_run_in_turn_have_pages_of_their_own(monkeypatch):
+    model, sides = ToyExecutor(50, num_pages=40), {"one": ((1, 2, 3),), "two": ((4, 5, 6), (4, 7))}
+    said = {name: run(ToyExecutor(50), prompts, 6)[0] for name, prompts in sides.items()}
+    for apart in (True, False):  # in the same pages they read each other's tokens
+        engines = {name: Engine(FewerPages(model, 20)) for name in sides}
+        if apart:
+            share_pages([*engines.values()], model)
+        begun = {name: steps_of(engines[name], prompts) for name, prompts in sides.items()}
+        clocks = iter([5.0, 1.0, 1.0, 1.0, 9.0, *[2.0] * 40])  # each step's seconds, in order
+        stands = lambda: SimpleNamespace(seconds=lambda: next(clocks))  # noqa: B023, E731
+        monkeypatch.setattr("weft.bench.in_turn.OwnClock", stands)
+        order = []
+        noted = lambda name, steps: (order.append(name) for _ in steps)  # noqa: B023, E731
+        spent = in_turn({name: noted(name, steps) for name, (_, steps) in begun.items()})
+        found = {name: [r.generated().tolist() for r in requests] for name, (requests, _)
+                 in begun.items()}  # fmt: skip
+        assert (found == said) is apart
+    assert order[:6] == ["one", "two", "two", "two", "two", "one"]  # it has had 5 s, 3, then 12
+    assert spent["one"] == 5.0 + 2.0 * order.count("one") and spent["two"] > 12.0
+    with pytest.raises(ValueError, match="40 pages, not 41"):
+        share_pages([Engine(FewerPages(model, n)) for n in (20, 21)], model)
 
 
 def test_the_virtual_clock_adds_up_the_prices_of_steps():
