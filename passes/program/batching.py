@@ -49,7 +49,7 @@ class Batching(PlanPass):
 
 
 class _Paths:
-    """Longest paths to the end, walked backwards; called programs are measured once."""
+    """Longest paths to the end, walked backwards; called programs, and loops, are measured once."""
 
     def __init__(self, module: Module, prices: Prices) -> None:
         self._functions = {
@@ -57,6 +57,7 @@ class _Paths:
         }
         self._prices = prices
         self._lengths: dict[str, float] = {}
+        self._rounds: dict[int, float] = {}
         self._constants = {
             op.result.name: op["value"] for op in module.walk() if op.name == "program.constant"
         }
@@ -78,6 +79,15 @@ class _Paths:
             walker.block(region.operations, lambda position: 0.0)
             self._lengths[name] = walker.longest
         return self._lengths[name]
+
+    def round(self, loop: Operation) -> float:
+        """Return how long one round of a loop takes by itself; `loop` is one of the module's."""
+        if id(loop) not in self._rounds:
+            walker = _Walk(self, self._constants, annotate=False)
+            for region in loop.regions:
+                walker.block(region.operations, lambda position: 0.0)
+            self._rounds[id(loop)] = walker.longest
+        return self._rounds[id(loop)]
 
     def cost(self, operation: Operation) -> float:
         """Return what an operation itself takes, in generated tokens."""
@@ -146,7 +156,7 @@ class _Walk:
         rounds = self._rounds(operation)
         repeated = 0.0
         if rounds > 1:
-            repeated = (rounds - 1) * self._length(operation)
+            repeated = (rounds - 1) * self._paths.round(operation)
 
         def ends(position: int) -> float:
             if operation.name == "plan.fork":
@@ -162,13 +172,6 @@ class _Walk:
             longest = max([longest, self.longest, *map(self.start, region.arguments)])
         self.longest = max(before, longest)
         return replace(operation, regions=tuple(regions)), longest
-
-    def _length(self, operation: Operation) -> float:
-        """Return how long one round of a loop takes by itself."""
-        inner = _Walk(self._paths, self._constants, annotate=False)
-        for region in operation.regions:
-            inner.block(region.operations, lambda position: 0.0)
-        return inner.longest
 
     def _rounds(self, operation: Operation) -> int:
         if operation.name == "plan.while":

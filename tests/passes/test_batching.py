@@ -137,6 +137,20 @@ program main(x: str, rounds: list[str]) -> str:
     assert check_critical(module) == []
 
 
+def test_each_loop_is_measured_once(context):
+    """Thirty loops in each other took 2^30 walks; five rounds of nine tokens are a way of 45."""
+    context.prices, depth = Prices(1.0, 0.0), 30
+    heads = "".join(f"{' ' * (at + 1)}for x{at} in xs:\n" for at in range(depth))
+    body = f"{' ' * (depth + 1)}gen word(max_tokens=9)\n{' ' * (depth + 1)}said = said + word\n"
+    text = 'program p(xs: list[str]) -> str:\n let said = ""\n' + heads + body + " return said\n"
+    assert check_critical(planned(text, context)) == []
+    five = (
+        'program p() -> str:\n    let said = ""\n    while len(said) < 99 up to 5:\n'
+        "        gen word(max_tokens=9)\n        said = said + word\n    return said\n"
+    )
+    assert criticals(planned(five, context))["word"] == 45
+
+
 def test_the_pass_changes_nothing_but_annotations(context):
     module = planned(TEXT, context)
     again = Batching().run(module, context)
