@@ -26,6 +26,7 @@ from .channel import Frames, frame
 
 HOST, HEALTH = "127.0.0.1", "health"
 _JSON = (b"content-type", b"application/json")
+GONE = "the engine has ended"
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -41,6 +42,7 @@ class Front:
         self._open: dict[int, asyncio.Future[Any]] = {}
         self._arrived: list[tuple[Any, ...]] = []
         self._writer: asyncio.StreamWriter | None = None
+        self._ended = False
         self.server: uvicorn.Server | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -70,7 +72,7 @@ class Front:
         try:
             asked = Asked.of(kind, json.loads(body))
             tokens = encode(self._tokenizer, asked)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             return 400, {"error": f"{type(error).__name__}: {error}"}
         found = await self._ask(replace(asked, parts=()), tokens)
         if not isinstance(found, Told):
@@ -81,10 +83,14 @@ class Front:
     def _ask(self, *asked: Any) -> asyncio.Future[Any]:
         """Ask the engine, with all that arrives in the same turn of the loop."""
         loop, number = asyncio.get_running_loop(), next(self._numbers)
+        answer = loop.create_future()
+        if self._ended:
+            answer.set_result(GONE)
+            return answer
         if not self._arrived:
             loop.call_soon(self._flush)
         self._arrived.append((number, *asked))
-        answer = self._open[number] = loop.create_future()
+        self._open[number] = answer
         return answer
 
     def _flush(self) -> None:
@@ -103,9 +109,10 @@ class Front:
                         answer = self._open.pop(number)
                         if not answer.done():
                             answer.set_result(found)
+        self._ended = True
         for answer in self._open.values():
             if not answer.done():
-                answer.set_result("the engine has ended")
+                answer.set_result(GONE)
         if self.server is not None:
             self.server.should_exit = True
 

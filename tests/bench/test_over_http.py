@@ -1,5 +1,6 @@
 """The HTTP side of the programs' bench: real sockets, the same answers, errors, and no hanging."""
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from weft.bench.over_http.front import Front, listen_anywhere, run
 from weft.bench.over_http.jobs import BEGUN, Done, Job
 from weft.bench.over_http.overhead import Parrot
 from weft.frontend.checker import check
+from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
@@ -151,7 +153,8 @@ def test_what_a_server_cannot_answer_is_its_requests_error_alone():
     rows = {0: {"topic": "sun"}, 1: {"topic": "long" * 1000}}
 
     def walk(over):
-        posts = [Post("generate", b"{}"), Post("generate", b"no JSON"), Post("nothing", b"{}")]
+        odd = (b"{}", b"no JSON", b"[1]", b'{"parts": 3, "name": "", "row": 0}')
+        posts = [*(Post("generate", body) for body in odd), Post("nothing", b"{}")]
         for post in posts:
             over.engine.submit(post)
         while over.engine:
@@ -161,7 +164,7 @@ def test_what_a_server_cannot_answer_is_its_requests_error_alone():
     fine, broken, *refused = over_http(server, walk)
     assert fine.error is None and isinstance(broken.error, HttpError)
     assert "context" in str(broken.error)
-    assert [post.status for post in refused] == [400, 400, 404]
+    assert [post.status for post in refused] == [400, 400, 400, 400, 404]
     assert all(json.loads(post.answer)["error"] for post in refused)
 
 
@@ -187,6 +190,19 @@ def test_who_waits_for_one_that_is_gone_is_told_so():
         serve(Parrot(), Channel(idle, "the front"), Channel(ours, "the client"))
     for each in (ours, idle, other):
         each.close()
+
+
+def test_who_asks_when_the_engine_has_ended_is_answered():
+    ours, theirs = socket.socketpair()
+    theirs.close()
+
+    async def late() -> bool:
+        front = Front(open_checkpoint("tiny-dense").tokenizer, ours)
+        await front.listen()
+        answers = [front._ask(Asked(PREFILL, (), "", row), ()) for row in range(2)]
+        return all(answer.done() and "ended" in answer.result() for answer in answers)
+
+    assert asyncio.run(late())
 
 
 def test_a_process_that_does_not_start_is_told(monkeypatch):
