@@ -75,7 +75,7 @@ def _checked(options: CalibrateOptions, path: Path) -> int:
     if options.rounds < 1:
         raise BadOption(problem=f"--rounds must be at least 1, not {options.rounds}")
     if not 0 < threads <= cores:
-        problem = f"a calibration takes 1 to {cores} threads, not {threads}"
+        problem = f"--threads are from 1 to {cores}, not {threads}"
         raise BadOption(problem=problem, hint="this process may use no more cores; 0: all of them")
     if options.out is None:
         try:

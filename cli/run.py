@@ -181,7 +181,7 @@ def remote_options(texts: list[str] | None) -> dict[str, Any]:
     """Return the options that `--remote NAME=VALUE`, perhaps several times, stand for."""
     from ..options import RemoteOptions
 
-    return RemoteOptions.parse(dict(_argument_parts(text) for text in texts or []))
+    return RemoteOptions.parse(_named_values("--remote", texts))
 
 
 def attention_options(attention: str, max_loss: float | None, batch: int = 1) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def offload_options(gpu_memory: str, texts: list[str] | None) -> dict[str, Any]:
     """Return the options that `--gpu-memory` and `--offload NAME=VALUE` stand for."""
     from ..options import OffloadOptions
 
-    given = OffloadOptions.parse(dict(_argument_parts(text) for text in texts or []))
+    given = OffloadOptions.parse(_named_values("--offload", texts))
     return given | ({"gpu_memory": parse_size(gpu_memory)} if gpu_memory else {})
 
 
@@ -234,9 +234,17 @@ def policy_options(policy: Policy, target: str, given: Mapping[str, Any]) -> dic
     }
 
 
-def _argument_parts(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    return name.strip(), value.strip()
+def _named_values(flag: str, texts: list[str] | None) -> dict[str, str]:
+    """Return what a flag of NAME=VALUE, perhaps several times, gives; raises BadOption."""
+    from ..options import BadOption
+
+    found: dict[str, str] = {}
+    for text in texts or []:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if name in found:
+            raise BadOption(problem=f"{flag} {name}= is given twice")
+        found[name] = value
+    return found
 
 
 def _run_once(

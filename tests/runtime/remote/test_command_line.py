@@ -98,3 +98,9 @@ def test_rows_that_were_finished_are_not_asked_for_again(fake, file, tmp_path):
 def test_wrong_options_are_refused(fake, file, option, says):
     with pytest.raises(BadOption, match=says):
         weft("run", file, "-m", fake.model, "-a", "n=1", "--remote", option)
+
+
+def test_an_option_is_given_once(fake, file):
+    twice = ("--remote", "retries=1", "--remote", "retries=2")
+    with pytest.raises(BadOption, match="retries= is given twice"):
+        weft("run", file, "-m", fake.model, "-a", "n=1", *twice)
