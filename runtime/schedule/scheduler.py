@@ -126,6 +126,7 @@ class Scheduler:
             end = chunk.start + chunk.count
             if not request.goes_on:  # the tree gets what a generation leaves at its end
                 self._tree.insert(sequence.tokens[:end], sequence.pages, sequence)
+                sequence.remembered = end
             sequence.resident = end
             self.streams.computed(sequence, self._clock)
             finished = end == sequence.length or chunk.joins

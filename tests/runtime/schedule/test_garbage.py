@@ -6,6 +6,7 @@ import pytest
 from weft.runtime.schedule.flight import Flight, Landed
 from weft.runtime.schedule.garbage import (
     OBJECTS,
+    TOO_MANY,
     WAITING,
     YOUNG,
     collect_meanwhile,
@@ -57,6 +58,7 @@ def test_the_young_are_looked_at_in_a_wait_while_rows_run():
         few = [[] for _ in range(WAITING // 2)]
         collect_meanwhile()
         assert gc.get_count()[0] > WAITING // 4 and few  # too few
+        assert young(TOO_MANY // WAITING + 1) > TOO_MANY
 
 
 def test_python_looks_at_those_that_survive_waits():

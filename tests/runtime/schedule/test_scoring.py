@@ -39,6 +39,19 @@ def test_an_engine_gives_each_position_the_words_that_it_was_asked_for():
         assert request.scores == expected()
 
 
+def test_the_tree_gets_what_a_step_computes_once(monkeypatch):
+    """It takes a host as long as a walk does, and a stream that goes gives nothing more."""
+    engine, given = Engine(ToyExecutor(50, max_tokens=3)), []
+    insert = engine.tree.insert
+    monkeypatch.setattr(engine.tree, "insert", lambda ids, *of: given.append(insert(ids, *of)))
+    request = request_of(engine)
+    engine.submit(request)
+    while engine:
+        engine.step()
+    engine.free(request.sequence)
+    assert len(given) == 2 and engine.tree.known(request.sequence.tokens[:6]) == 6
+
+
 @pytest.mark.parametrize(("most", "steps"), [(None, 3), (12, 1), (7, 2)])
 def test_a_step_has_as_many_rows_of_logits_as_its_executor_says(most, steps):
     """Three sequences ask for 12 positions; an executor of four sequences that says nothing of rows
