@@ -140,12 +140,12 @@ class Engine:
                 return
         self._scheduler.enqueue(request)
 
-    def _answer(self, request: Request, answer: Answer) -> None:
-        """Give a request the answer of an equal one; the tree has the KV of its tokens."""
-        self._scheduler.reuse(request)
+    def _answer(self, request: Request, answer: Answer, of: Sequence | None = None) -> None:
+        """Give a request the answer of an equal one; its sequence, or the tree, has the KV."""
+        self._scheduler.reuse(request, of=of)
         self.hits.begins(request)
         answer.give(request)
-        self._scheduler.reuse(request, request.sequence.length)
+        self._scheduler.reuse(request, request.sequence.length, of)
         self._scheduler.done.append(request)
 
     def cancel(self, request: Request) -> None:
@@ -226,7 +226,7 @@ class Engine:
             answer = Answer.of(request)
             for twin in twins:
                 twin.first_token_time = request.first_token_time
-                self._answer(twin, answer)
+                self._answer(twin, answer, request.sequence)
 
     def _step(self) -> None:
         start = perf_counter()

@@ -100,11 +100,13 @@ class PagedKV:
         sequence.held, sequence.resident = len(pages), resident
         self._forgo(sequence)
 
-    def share(self, sequence: Sequence, other: Sequence, length: int) -> None:
-        """Let another hold a sequence's KV of the first `length` tokens, which both have."""
+    def share(self, sequence: Sequence, other: Sequence, length: int) -> bool:
+        """Let another hold a sequence's KV of the first `length` tokens, which both have; say
+        whether that is of all of them, but for the sequence's last."""
         resident = min(length, sequence.resident)
         if resident > other.resident:
             self.adopt_rest(other, sequence.pages[: self._pages_for(resident)], resident)
+        return resident >= min(length, sequence.length - 1)
 
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Make positions `[resident, end)` writable; return False, changing nothing, if full."""

@@ -244,13 +244,13 @@ class Batch:
         """
         count, packing = self.size, self._packing
         packing.running(self)
-        tokens, wanted = count, count
-        for number, chunk in enumerate(chunks):
-            row = self.join(chunk.request) if chunk.joins else count + number
-            self.reads[row] = reads_of(chunk.request.attention)
-            tokens = chunk.packed_end = packing.chunk(chunk, row, tokens)
+        tokens = packing.chunks(chunks, count, count) if chunks else count
+        wanted = count
+        for row, chunk in enumerate(chunks, count):
             if chunk.joins:
-                wanted = packing.want(wanted, tokens - 1, tokens)
+                self.join(chunk.request)
+                wanted = packing.want(wanted, chunk.packed_end - 1, chunk.packed_end)
+            self.reads[row] = reads_of(chunk.request.attention)
         sampled = wanted
         for chunk in chunks:
             end = chunk.packed_end

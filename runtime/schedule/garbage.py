@@ -26,7 +26,7 @@ _before: tuple[int, int, int] = (0, 0, 0)
 
 
 def collect_meanwhile() -> None:
-    """Look at the young objects, as the host has nothing else to do, if there are enough and not too
+    """Look at the young objects, as the host has nothing else to do, if they are enough and not too
     many: the last look, when rows have ended, would keep their caller waiting for it.
 
     Those that have survived a look are left to Python, which looks at them when it next does."""

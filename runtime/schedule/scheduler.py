@@ -268,12 +268,12 @@ class Scheduler:
         self.done.append(request)
         return True
 
-    def reuse(self, request: Request, limit: int | None = None) -> None:
-        """Take from the prefix tree what is known of a sequence, be it a root or a fork.
-
-        Up to `limit` (default: the first position whose logits are wanted).
-        """
+    def reuse(self, request: Request, limit: int | None = None, of: Sequence | None = None) -> None:
+        """Take from the prefix tree what is known of a sequence up to `limit` (default: the first
+        position whose logits are wanted); from `of`, which begins alike, if that has lost none."""
         sequence, limit = request.sequence, request.first_logits if limit is None else limit
+        if of is not None and self._kv.share(of, sequence, limit):
+            return
         if limit <= sequence.resident:
             self._kv.rewind(sequence, limit)
         elif not self.hits.alone(sequence):

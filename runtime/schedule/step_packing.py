@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,19 +55,28 @@ class StepPacking:
         resident += 1
         self._lengths[:count] = resident
 
-    def chunk(self, chunk: Chunk, row: int, at: int) -> int:
-        """Pack a chunk as the sequence `row`, its tokens from place `at` on; return where they
-        end."""
-        sequence, start, end = chunk.request.sequence, chunk.start, at + chunk.count
-        stop = start + chunk.count
-        positions = np.arange(start, stop, dtype=np.int32)
+    def chunks(self, chunks: Sequence[Chunk], first: int, at: int) -> int:
+        """Pack chunks as the sequences from `first` on, their tokens from place `at` on, all at
+        once: a step has some hundred; return where the last ends."""
+        tokens = []
+        for row, chunk in enumerate(chunks, first):
+            sequence = chunk.request.sequence
+            tokens.append(sequence.tokens[chunk.start : chunk.start + chunk.count])
+            self._table[row, : sequence.held] = sequence.pages[: sequence.held]
+        counts = np.array([chunk.count for chunk in chunks], np.int32)
+        starts = np.array([chunk.start for chunk in chunks], np.int32)
+        ends = np.cumsum(counts, dtype=np.int32)
+        last, end = first + len(chunks), at + int(ends[-1])
+        positions = self._count[: end - at] + np.repeat(starts - ends + counts, counts)
         pages, offsets = np.divmod(positions, self._page_size)
-        self._tokens[at:end] = sequence.tokens[start:stop]
+        rows = np.repeat(self._count[first:last], counts)
+        np.concatenate(tokens, out=self._tokens[at:end])
         self._positions[at:end] = positions
-        self._slots[at:end] = sequence.pages[pages] * self._page_size + offsets
-        self._starts[row + 1] = end
-        self._lengths[row] = stop
-        self._table[row, : sequence.held] = sequence.pages[: sequence.held]
+        self._slots[at:end] = self._table[rows, pages] * self._page_size + offsets
+        self._starts[first + 1 : last + 1] = ends + at
+        self._lengths[first:last] = starts + counts
+        for chunk, place in zip(chunks, (ends + at).tolist(), strict=True):
+            chunk.packed_end = place
         return end
 
     def want(self, at: int, start: int, stop: int) -> int:

@@ -116,6 +116,31 @@ program choose(arg: str) -> str:
     toy.assert_clean(executable)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_twin_has_the_pages_of_who_computed_its_answer(lost, monkeypatch):
+    """Without a walk through the tree, which only who comes later, or finds them gone, needs."""
+    machine, walks = engine(), []
+    first, *twins = [ask(machine, number, [1, 2, 3], 20) for number in range(4)]
+    match = machine.tree.match
+    monkeypatch.setattr(machine.tree, "match", lambda ids, of: walks.append(of) or match(ids, of))
+    if lost:
+        monkeypatch.setattr(machine._duplicates, "finished", _drops(machine, first, twins))
+    assert len(drain(machine)) == 4 and {twin.sequence.resident for twin in twins} == {22}
+    assert all(twin.sequence.ids() == generate([1, 2, 3], 20) for twin in twins)
+    assert {*walks} - {first.sequence} == ({twin.sequence for twin in twins} if lost else set())
+    assert [machine.take_prefix_hits(number) for number in range(4)] == [0, 2, 2, 2]
+
+
+def _drops(machine, first, twins):
+    """Return what gives `first` to nobody before it has lost its pages."""
+
+    def finished(request):
+        machine.kv.drop(first.sequence)
+        return twins if request is first else []
+
+    return finished
+
+
 def test_a_cancelled_leader_leaves_its_work_to_a_twin():
     machine = engine()
     requests = [ask(machine, number, [1, 2, 3], 9) for number in range(4)]
