@@ -18,9 +18,11 @@ $(VENV)/.run: setup.py pyproject.toml constraints.txt
 	touch $@
 
 # Bytecode of what is imported is made then: most of what tests need in part is never imported.
+# pip of before 2025 takes twice as long to look through what the registry has of a hundred packages.
 $(VENV)/.dev: setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q 'pip>=25' || echo "pip stays as it is"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
 	touch $(VENV)/.run $@
 
 run: $(VENV)/.run  ## compile and run the essay judge on the shipped tiny model

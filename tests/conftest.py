@@ -21,11 +21,11 @@ except ImportError:  # the tests of a GPU run without
     pass
 else:
     # How long an example takes depends on what else the machine does: no fault of the code. What
-    # decides whether a change lands has the same examples each time, a third of as many as
+    # decides whether a change lands has the same examples each time, a quarter of as many as
     # `make test-slow` has, where they are new ones.
     fair: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
     settings.register_profile("new-examples", settings(), **fair, max_examples=100)
-    settings.register_profile("weft", settings(), **fair, max_examples=33, derandomize=True)
+    settings.register_profile("weft", settings(), **fair, max_examples=25, derandomize=True)
     settings.load_profile("weft")
 
 GOLDEN = Path(__file__).parent / "golden"

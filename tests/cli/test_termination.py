@@ -29,7 +29,7 @@ def may_go(row):
 """
 """Rows from a number on wait: however late the signal is sent, the run has not come to its end."""
 
-ROWS = 48
+ROWS = 16
 
 
 def arguments(program, rows, out):
@@ -73,7 +73,7 @@ def test_a_batch_that_is_ended_twice_is_gone_on_with(tmp_path):
     last = tmp_path / "last"
     (tmp_path / "tools.py").write_text(TOOLS.format(last=str(last)))
     journal, counts = out + ".journal", [0]
-    for go, sent, expected in ((20, signal.SIGTERM, 143), (40, signal.SIGINT, 130)):
+    for go, sent, expected in ((7, signal.SIGTERM, 143), (13, signal.SIGINT, 130)):
         last.write_text(str(go))
         status, said, kept = ended(arguments(program, rows, out), journal, sent)
         assert status == expected, said

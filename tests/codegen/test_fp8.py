@@ -14,6 +14,7 @@ from weft.passes.tile.attention.parts import Parts
 from weft.tests.codegen.fp8_cases import FP8, SIZES
 from weft.tests.codegen.kernel_cases import Case
 from weft.tests.codegen.parts_cases import GROUPS, QUERIES, Tree, expected, launched, planned, tree
+from weft.tests.each_time import each_time
 
 each_family = pytest.mark.parametrize("family", FP8)
 each_size = pytest.mark.parametrize("size", SIZES)
@@ -113,14 +114,13 @@ def check_attention(groups: str, run) -> None:
     np.testing.assert_allclose(found, expected(bf16, held), rtol=0, atol=2e-2)
 
 
-def test_attention_over_fp8_pages_compiles_for_hopper() -> None:
+@pytest.mark.parametrize("shared", each_time((False, True), False))
+def test_attention_over_fp8_pages_compiles_for_hopper(shared: bool) -> None:
     pytest.importorskip("triton")
     from weft.codegen.triton.compile import compile_offline
     from weft.passes.tile.attention.ways import launches, tuned
     from weft.passes.tile.gpu_schedules import gpu_schedule
 
-    for shared in (False, True):
-        shape = tuned(Parts(32, 8, 128, page=64, kv="f8e4m3"), shared)
-        for kernel in launches(shape):
-            schedule = gpu_schedule(kernel, apart=not shared)
-            assert len(compile_offline(kernel, schedule)["cubin"]) > 1000
+    for kernel in launches(tuned(Parts(32, 8, 128, page=64, kv="f8e4m3"), shared)):
+        schedule = gpu_schedule(kernel, apart=not shared)
+        assert len(compile_offline(kernel, schedule)["cubin"]) > 1000

@@ -191,6 +191,16 @@ def test_only_plain_budgets_over_slots_are_attended_to_at_once() -> None:
     assert "attended" not in chosen_at_once("k=2048, tail=mean")
 
 
+def test_shares_and_their_join_compile_for_hopper() -> None:
+    pytest.importorskip("triton")
+    from weft.codegen.triton.compile import compile_offline
+
+    kernel = both(SHAPES["bf16"])
+    text = compile_offline(kernel, gpu_schedule(kernel))["ptx"]
+    assert text.count("atom.acq_rel.gpu.global.add") == 1  # between shares and join
+
+
+@pytest.mark.slow  # the parts of what is compiled here are compiled each time, one by one
 def test_two_programs_fit_on_a_multiprocessor_with_keys_on_their_way() -> None:
     pytest.importorskip("triton")
     from weft.codegen.triton.compile import compile_offline
