@@ -117,10 +117,10 @@ class TemplateChat:
             return self._template.render(
                 messages=messages, add_generation_prompt=generate, **self._variables
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template's own error, or what Python says of its values
             roles = ", ".join(message["role"] for message in messages) or "none"
             raise ChatTemplateError(
-                problem=f"refuses messages of these roles: {roles}: {error.message}",
+                problem=f"refuses messages of these roles: {roles}: {error}",
                 hint="write the program with roles, and an order of roles, that the model knows",
             ) from None
 

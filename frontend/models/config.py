@@ -87,7 +87,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object of a checkpoint file; raises MissingFile and UnreadableFile."""
     try:
         found = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise UnreadableFile(file=str(path), problem="it is nested too deeply") from None
+    except ValueError as error:
         raise UnreadableFile(file=str(path), problem=reason(error)) from None
     if not isinstance(found, dict):
         raise UnreadableFile(file=str(path), problem="a JSON object was expected")
@@ -99,7 +101,7 @@ def known_form(path: Path) -> Iterator[None]:
     """Raise UnreadableFile where what reads a file's content stumbles over a value in it."""
     try:
         yield
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         problem = f"a value in it has a form that is not known ({error})"
         raise UnreadableFile(file=str(path), problem=problem) from error
 

@@ -51,7 +51,8 @@ def tensor_names(folder: Path) -> frozenset[str]:
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        return frozenset(read_json(index).get("weight_map", {}))
+        shards = read_json(index).get("weight_map")
+        return frozenset(shards) if isinstance(shards, dict) else frozenset()
     single = folder / "model.safetensors"
     return frozenset(_header_names(single)) if single.exists() else frozenset()
 

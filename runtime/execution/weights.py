@@ -156,7 +156,10 @@ def shard_files(folder: Path) -> list[str]:
     if not index.exists():
         return ["model.safetensors"]
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if not all(isinstance(file, str) for file in files):
+            raise TypeError("a tensor's file has no name")
+        return sorted(files)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BrokenWeights(file=str(index), problem=f"no shard index: {error}") from None
 

@@ -139,7 +139,10 @@ def test_a_template_cannot_reach_python(tokenizer):
         format.frame((), "user")
 
 
-@pytest.mark.parametrize("template", ["{% for %}", "{{ raise_exception('no') }}", "constant"])
+@pytest.mark.parametrize(
+    "template",
+    ["{% for %}", "{{ raise_exception('no') }}", "constant", "{{ 1 / 0 }}", "{{ 1 + messages }}"],
+)
 def test_useless_templates_are_errors(template, tokenizer):
     with pytest.raises(ChatTemplateError):
         TemplateChat(template, tokenizer, {}).frame((), "user")

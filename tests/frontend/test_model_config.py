@@ -92,7 +92,13 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UnreadableFile, match="object was expected"):
         read_config(tmp_path)
-    for change in ({"architectures": 5}, {"rms_norm_eps": []}, {"rope_scaling": "x"}):
+    for text in ('{"a":' * 5000, '{"vocab_size": ' + "9" * 5000 + "}"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UnreadableFile, match="config.json: (it is nested|Exceeds)"):
+            read_config(tmp_path)
+    odd = ({"architectures": 5}, {"rms_norm_eps": []}, {"rope_scaling": "x"},
+           {"num_hidden_layers": 10**30})  # fmt: skip
+    for change in odd:
         (tmp_path / "config.json").write_text(json.dumps(LLAMA | change))
         with pytest.raises(UnreadableFile, match="config.json: a value in it has a form"):
             read_config(tmp_path)

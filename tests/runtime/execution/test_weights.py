@@ -6,6 +6,7 @@ import struct
 import pytest
 import torch
 from safetensors.torch import save_file
+from weft.frontend.models.registry import tensor_names
 from weft.ir.parser import parse_module
 from weft.runtime.execution.weights import (
     BrokenWeights,
@@ -156,10 +157,12 @@ def test_missing_files_and_shards(folder):
     index.write_text(json.dumps({"weight_map": {"q": "model-00001-of-00002.safetensors"}}))
     with pytest.raises(NoWeights, match="model-00001-of-00002.safetensors is missing"):
         Checkpoint(path)
-    for text in ("{", "[]", '{"weight_map": 1}'):
+    for text in ("{", "[]", '{"weight_map": 1}', '{"weight_map": {"q": 3}}'):
         index.write_text(text)
         with pytest.raises(BrokenWeights, match="shard index"):
             Checkpoint(path)
+        if text.startswith('{"'):
+            assert tensor_names(path) <= {"q"}, "the loader says what is wrong"
     index.unlink()
     (path / "model.safetensors").unlink()
     with pytest.raises(NoWeights, match="model.safetensors is missing"):
