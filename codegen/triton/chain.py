@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...ir.core import Operation
-from ...ir.expression import read
 from ...ir.schedule import Schedule
-from .expressions import HostWriter
 
 WAIT = "tl.extra.cuda.gdc_wait()"
 COME = "tl.extra.cuda.gdc_launch_dependents()"
@@ -77,7 +75,7 @@ def early(kernel: Operation) -> tuple[list[Operation], list[Operation]]:
 
 
 def _is_last(kernel: Operation) -> str:
-    """Return the text of whether a program is the last of the grid."""
-    extents = [read(extent, HostWriter()) for extent in kernel["grid"]]
-    return " & ".join(f"(tl.program_id({axis}) == {extent} - 1)"
-                      for axis, extent in enumerate(extents))  # fmt: skip
+    """Return the text of whether a program is the last of the grid. How many there are is asked of
+    the launch: a grid's own text is the host's, where -7 // 4 is -2, and -1 on a GPU."""
+    return " & ".join(f"(tl.program_id({axis}) == tl.num_programs({axis}) - 1)"
+                      for axis in range(len(kernel["grid"])))  # fmt: skip

@@ -21,6 +21,7 @@ from .meeting import last_at, met_at, phase_lines
 from .names import identifier
 from .reductions import at_once, reductions
 from .shapes import padded_shapes
+from .signs import natural_values
 from .text import back, bare, helper_lines, lane_inside, pipelined, stride_of
 from .unpack import unpack_lines
 
@@ -72,7 +73,7 @@ class _Emitter:
         self.kernel, self.schedule = kernel, schedule
         self.name = kernel["name"].name
         self.arguments = kernel.regions[0].arguments
-        self.shapes = padded_shapes(kernel)
+        self.shapes, self.natural = padded_shapes(kernel), natural_values(kernel)
         self.behind = behind_barriers(kernel)
         self.lines: list[str] = []
         self.indent = "    "
@@ -158,7 +159,7 @@ class _Emitter:
         return f"({total} != 0)" if dtype_of(value.type) == "bool" else total
 
     def _typed(self, value: Value, shape: Sequence[int]) -> Typed:
-        return Typed(self._at(value, shape), dtype_of(value.type))
+        return Typed(self._at(value, shape), dtype_of(value.type), value.name in self.natural)
 
     # Values
 
@@ -167,10 +168,8 @@ class _Emitter:
 
     def _full(self, operation: Operation) -> None:
         result = operation.result
-        dims = ", ".join(map(str, self._shape(result)))
-        comma = "," if len(self._shape(result)) == 1 else ""
         value, dtype = operation["value"], dtype_of(result.type)
-        self._set(result, f"tl.full(({dims}{comma}), {value!r}, {TRITON[dtype]})")
+        self._set(result, f"tl.full({tuple(self._shape(result))!r}, {value!r}, {TRITON[dtype]})")
 
     def _iota(self, operation: Operation) -> None:
         (extent,) = self._shape(operation.result)

@@ -15,7 +15,9 @@ TRITON = {
 }  # fmt: skip
 """Types of values. An `index` is 32 bits; addresses are formed in 64."""
 
+UNSIGNED = frozenset({"bool", "u8", "u16", "u32"})
 _WIDTH = ["bool", "literal", "i8", "u8", "i16", "u16", "index", "i32", "u32", "i64", "f32", "f64"]
+_WHOLE = frozenset(_WIDTH[:-2])
 _CALLS = {"min": "tl.minimum", "max": "tl.maximum", "abs": "tl.abs", "ceildiv": "tl.cdiv",
           "umulhi": "tl.umulhi"}  # fmt: skip
 _REAL_CALLS = {"exp2": "tl.exp2", "log2": "tl.log2", "sqrt": "tl.sqrt", "rsqrt": "tl.rsqrt",
@@ -24,10 +26,14 @@ _REAL_CALLS = {"exp2": "tl.exp2", "log2": "tl.log2", "sqrt": "tl.sqrt", "rsqrt":
 
 @dataclass(frozen=True)
 class Typed:
-    """A piece of text and the dtype of its value; `literal` is a Python integer."""
+    """A piece of text and the dtype of its value; `literal` is a Python integer.
+
+    `natural`: an integer that is known not to be negative (see `signs`).
+    """
 
     text: str
     dtype: str
+    natural: bool = False
 
 
 class TritonWriter(Handler[Typed]):
@@ -43,22 +49,27 @@ class TritonWriter(Handler[Typed]):
 
     def number(self, value: int | float) -> Typed:
         """Return a literal."""
-        return Typed(repr(value), "f32" if isinstance(value, float) else "literal")
+        whole = isinstance(value, int)
+        return Typed(repr(value), "literal" if whole else "f32", whole and value >= 0)
 
     def unary(self, op: str, operand: Typed) -> Typed:
         """Return `-x`, or `~x`."""
-        return Typed(f"({op}{operand.text})", operand.dtype)
+        return Typed(f"({op}{operand.text})", operand.dtype, operand.dtype == "bool")
 
     def binary(self, op: str, left: Typed, right: Typed) -> Typed:
         """Return an operation in the wider of both types."""
         dtype = "f32" if op == "/" and not _is_real(left, right) else wider(left, right)
         if op == "/" and "literal" in (left.dtype, right.dtype):
             left, right = _real_literal(left), _real_literal(right)
-        return Typed(f"({left.text} {op} {right.text})", dtype)
+        if op in ("//", "%") and not left.natural and not _is_real(left, right):
+            return _rounded_down(op, left, right, dtype)
+        either = left.natural or right.natural
+        natural = left.natural and right.natural and op != "-" or op == "&" and either
+        return Typed(f"({left.text} {op} {right.text})", dtype, natural)
 
     def compare(self, op: str, left: Typed, right: Typed) -> Typed:
         """Return a comparison."""
-        return Typed(f"({left.text} {op} {right.text})", "bool")
+        return Typed(f"({left.text} {op} {right.text})", "bool", True)
 
     def call(self, function: str, arguments: list[Typed]) -> Typed:
         """Return a call."""
@@ -66,7 +77,8 @@ class TritonWriter(Handler[Typed]):
             test, yes, no = arguments
             text = f"tl.where({test.text}, {yes.text}, {no.text})"
             dtype = wider(yes, no)
-            return Typed(text, "i32" if dtype == "literal" else dtype)
+            dtype = "i32" if dtype == "literal" else dtype
+            return Typed(text, dtype, yes.natural and no.natural)
         if function in _REAL_CALLS:
             return Typed(f"{_REAL_CALLS[function]}({cast(arguments[0], 'f32').text})", "f32")
         if function in ("f32", "i32"):
@@ -82,8 +94,13 @@ class TritonWriter(Handler[Typed]):
             return Typed(f"{DOT4}({words})", "i32")
         if function == "tanh":
             return Typed(f"(2.0 * tl.sigmoid(2.0 * {cast(arguments[0], 'f32').text}) - 1.0)", "f32")
+        natural = [argument.natural for argument in arguments]
+        if function == "ceildiv" and not natural[0]:
+            more = self.binary("-", arguments[1], self.number(1))
+            return self.binary("//", self.binary("+", arguments[0], more), arguments[1])
         texts = ", ".join(argument.text for argument in arguments)
-        return Typed(f"{_CALLS[function]}({texts})", wider(*arguments))
+        found = function == "abs" or (any if function == "max" else all)(natural)
+        return Typed(f"{_CALLS[function]}({texts})", wider(*arguments), found)
 
 
 class HostWriter(Handler[str]):
@@ -121,15 +138,28 @@ class HostWriter(Handler[str]):
 def cast(value: Typed, dtype: str) -> Typed:
     """Return a value of another dtype, or as it is."""
     if TRITON.get(value.dtype) == TRITON[dtype]:
-        return Typed(value.text, dtype)
+        return Typed(value.text, dtype, value.natural)
     if dtype == "bool":
-        return Typed(f"({value.text} != 0)", dtype)
-    return Typed(f"tl.cast({value.text}, {TRITON[dtype]})", dtype)
+        return Typed(f"({value.text} != 0)", dtype, True)
+    holds = value.dtype in _WHOLE and dtype in ("i32", "index", "i64")
+    return Typed(f"tl.cast({value.text}, {TRITON[dtype]})", dtype, value.natural and holds)
 
 
 def wider(*values: Typed) -> str:
     """Return the dtype that holds all of some values."""
     return max((value.dtype for value in values), key=_WIDTH.index)
+
+
+def _rounded_down(op: str, left: Typed, right: Typed, dtype: str) -> Typed:
+    """Return `//` or `%` of what may be negative, by a positive number."""
+    a, b = left.text, right.text
+    if right.dtype == "literal" and right.natural and int(b).bit_count() == 1:
+        text = f"({a} & {int(b) - 1})" if op == "%" else f"({a} >> {int(b).bit_length() - 1})"
+    elif op == "%":
+        text = f"((({a} % {b}) + {b}) % {b})"
+    else:
+        text = f"(tl.where({a} < 0, {a} - ({b} - 1), {a}) // {b})"
+    return Typed(text, dtype, op == "%")
 
 
 def _is_real(*values: Typed) -> bool:

@@ -161,7 +161,8 @@ def test_items_of_few_rows_run_beside_those_of_many_and_end_after_them() -> None
     assert first.index("tl.load(item_row") < first.index("gdc_wait") < first.index("tl.load(q")
     assert first.index("gdc_wait") < first.index("gdc_launch_dependents") < first.index(" in tl.")
     assert beside.index("gdc_launch_dependents") < beside.index("tl.load")
-    last = "    if (tl.program_id(0) == 2 - 1) & (tl.program_id(1) == W - 1):\n"
+    counts = "(tl.program_id({0}) == tl.num_programs({0}) - 1)"
+    last = f"    if {counts.format(0)} & {counts.format(1)}:\n"
     assert last + "        tl.extra.cuda.gdc_wait()\n\n\ndef grid" in beside
     assert beside.count("gdc_wait") == 1 and beside.rindex("tl.store") < beside.index("gdc_wait")
 

@@ -73,6 +73,13 @@ def test_what_was_given_is_read_before_the_wait_wherever_it_stood() -> None:
     assert order(emit(scaled("w")).text, W, X) == [X, W]
 
 
+def test_the_last_program_waits_however_many_there_are() -> None:
+    """A grid's text is the host's: on a GPU -(-3 // 4) is no 1, and no program was the last."""
+    kernel = scaled().with_attributes(grid=("ceildiv(T, 4)",))
+    text = emit(kernel, replace(CHAINED, beside=True)).text
+    assert "if (tl.program_id(0) == tl.num_programs(0) - 1):\n        tl.extra.cuda.gdc_" in text
+
+
 def test_a_kernel_that_opens_lets_the_next_one_come_before_all_else() -> None:
     text = emit(scaled("w"), replace(CHAINED, opens=True)).text
     assert order(text, STORE, X, W, COME, WAIT) == [COME, W, WAIT, X, STORE]
