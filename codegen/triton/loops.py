@@ -7,6 +7,7 @@ read a round before came out as the first of them times the rounds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...ir.core import Operation, Value, walk
@@ -26,7 +27,7 @@ class MistakenLoop(KernelError):
 def check_loops(kernel: Operation) -> None:
     """Raise MistakenLoop if a kernel has one."""
     operations = list(walk(kernel.regions[0].operations))
-    makers = {value.name: operation for operation in operations for value in operation.results}
+    alike = _Alike(operations)
     for loop in operations:
         if loop.name != "tile.for":
             continue
@@ -36,14 +37,28 @@ def check_loops(kernel: Operation) -> None:
         for late, early in zip(arguments, loop.regions[0].operations[-1].operands, strict=True):
             if late.name == early.name or early.name not in begun:
                 continue
-            if _made(begun[late.name], makers) == _made(begun[early.name], makers):
+            if alike.number(begun[late.name]) == alike.number(begun[early.name]):
                 raise MistakenLoop(kernel=kernel["name"].name, late=late.name, early=early.name,
                                    span=loop.span)  # fmt: skip
 
 
-def _made(value: Value, makers: dict[str, Operation]) -> Any:
-    """Return how a value is made: compilers take values that are made alike for one."""
-    maker = makers.get(value.name)
-    if maker is None or maker.regions:
-        return value.name
-    return maker.name, maker.attributes, tuple(_made(operand, makers) for operand in maker.operands)
+class _Alike:
+    """Numbers values by how they are made: compilers take those that are made alike for one."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._makers = {value.name: (operation, at) for operation in operations
+                        for at, value in enumerate(operation.results)}  # fmt: skip
+        self._numbers: dict[Any, int] = {}
+        self._of: dict[str, int] = {}
+
+    def number(self, value: Value) -> int:
+        """Return the number of a value, each looked at once."""
+        if value.name not in self._of:
+            self._of[value.name] = self._numbers.setdefault(self._made(value), len(self._numbers))
+        return self._of[value.name]
+
+    def _made(self, value: Value) -> Any:
+        maker, at = self._makers.get(value.name, (None, 0))
+        if maker is None or maker.regions:
+            return value.name
+        return maker.name, maker.attributes, at, tuple(map(self.number, maker.operands))

@@ -34,3 +34,17 @@ def test_a_value_that_takes_another_that_began_alike_is_refused(twice: bool) -> 
 @pytest.mark.parametrize("how", ["apart", "itself"])
 def test_one_that_began_apart_or_stays_itself_is_written(how: str) -> None:
     assert "tl.range" in emit(sums(**{how: True})).text
+
+
+def test_what_is_made_of_one_value_over_and_over_is_looked_at_once() -> None:
+    b = KernelBuilder("doubled")
+    x, out, none = b.buffer("x", "i32", 8), b.buffer("out", "i32", 1), b.full(0, "i32")
+    one = two = b.load(x, none)
+    for _ in range(40):  # as a tree they have 2^40 parts
+        one, two = (b.map("a + b", each, each, dtype="i32") for each in (one, two))
+    with b.loop(none, b.full(3, "i32"), one, two, hint="round") as loop:
+        late, early = loop.carried
+        loop.yields(early, b.load(x, loop.index))
+    b.store(out, none, loop.results[0])
+    with pytest.raises(MistakenLoop):
+        emit(b.finish(1))
