@@ -30,6 +30,7 @@ from .cache import (
     host_signature,
     key_of,
     named_cpu,
+    temporary_folder,
 )
 from .kernel import BuildStatistics, Kernel
 from .threads import ensure_threads
@@ -166,12 +167,13 @@ def _libraries(
     kernels: Sequence[Wanted], cache: KernelCache, report: Report | None
 ) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the libraries of kernels by name: of those that were there, and of those that are
-    compiled now; where the cache takes none, these lie in a temporary folder, and the user is told.
+    compiled now; where the cache takes none, these lie in a temporary folder for as long as this
+    process lives, and the user is told.
     """
 
     def unkept(why: str, hint: str = "give another folder (WEFT_CACHE)") -> Path:
         _report(Warning(f"{why}; kernels are not kept", hint=hint), report)
-        return Path(tempfile.mkdtemp(prefix="weft-kernels-"))
+        return temporary_folder()
 
     there = cache.find({kernel.name: kernel.key for kernel in kernels})
     lacking = [kernel for kernel in kernels if kernel.name not in there]

@@ -3,6 +3,7 @@ loaded."""
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import json
@@ -85,6 +86,18 @@ def forget_drafts(folder: Path, pattern: str = DRAFTS) -> None:
             found = path.lstat()
             if found.st_mtime < old and found.st_uid == os.getuid():
                 shutil.rmtree(path) if stat.S_ISDIR(found.st_mode) else path.unlink()
+
+
+def temporary_folder() -> Path:
+    """Return a new folder for what the cache does not take, which goes when this process ends."""
+    folder, owner = Path(tempfile.mkdtemp(prefix="weft-kernels-")), os.getpid()
+
+    @atexit.register
+    def forget() -> None:
+        if os.getpid() == owner:  # and not in a process that was forked from it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return folder
 
 
 @dataclass(frozen=True)

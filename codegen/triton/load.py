@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ...ir.diagnostics import KernelError
+from ...ir.whole_file import write_whole
+from ..cache import temporary_folder
 from .emit import TritonSource
 from .launch import launcher
 
@@ -23,16 +25,22 @@ class NoTriton(KernelError):
 
 
 def load_module(source: TritonSource, folder: Path) -> ModuleType:
-    """Write the file if it is new, and import it, and with it Triton; raises NoTriton."""
+    """Write the file if it is new, and import it, and with it Triton; raises NoTriton.
+
+    Where the folder takes none, it lies in a temporary one, as Triton reads it while this process
+    lives; Triton's own cache finds what it compiled by the file's text, wherever that lies.
+    """
     loaded = sys.modules.get(source.module)
     if loaded is not None:
         return loaded
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{source.module}.py"
     if not path.exists():
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(source.text)
-        draft.replace(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, source.text)
+        except OSError:
+            path = _elsewhere() / path.name
+            write_whole(path, source.text)
     spec = importlib.util.spec_from_file_location(source.module, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -44,6 +52,11 @@ def load_module(source: TritonSource, folder: Path) -> ModuleType:
         raise NoTriton() from None
     sys.modules[source.module] = module
     return module
+
+
+@cache
+def _elsewhere() -> Path:
+    return temporary_folder()
 
 
 def load_launcher(source: TritonSource, folder: Path) -> Callable[..., Any]:

@@ -140,6 +140,22 @@ def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(folder.iterdir())
 
 
+def test_what_lies_in_a_temporary_folder_goes_with_the_process_that_made_it() -> None:
+    """And not with one that was forked from it."""
+    code = """if True:
+        import os, sys
+        from weft.codegen.cache import temporary_folder
+        folder = temporary_folder()
+        (folder / "kernels.so").write_bytes(b"")
+        if (child := os.fork()) == 0:
+            sys.exit(0)
+        os.waitpid(child, 0)
+        print(folder, folder.is_dir())"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    folder, there = told.stdout.split()
+    assert there == "True" and not Path(folder).exists()
+
+
 @pytest.mark.parametrize("when", ["tempfile.mkstemp", "os.replace"])
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     def full(*_: object, **__: object) -> None:

@@ -103,6 +103,15 @@ def test_this_triton_launches_as_is_known():
     assert known_triton() or knobs.runtime.interpret
 
 
+def test_a_folder_that_takes_no_file_costs_only_the_reuse(tmp_path):
+    (tmp_path / "triton").write_text("a file is in the way")
+    source = TritonSource("closed", "HERE = __file__\n")
+    try:
+        assert "weft-kernels-" in load_module(source, tmp_path / "triton").HERE
+    finally:
+        del sys.modules[source.module]
+
+
 def test_a_machine_without_triton_is_told_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)  # importing it raises
     with pytest.raises(NoTriton, match="need the package triton"):
