@@ -3,12 +3,16 @@ clock that stands while other processes have the core."""
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from weft.runtime.schedule.garbage import seldom_collected
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,24 @@ def ratio(of: Sequence[float], to: Sequence[float]) -> Summary:
     paired = Summary.of([a / b for a, b in zip(of, to, strict=True)])
     middle = statistics.median(of) / statistics.median(to)
     return Summary(middle, min(paired.low, middle), max(paired.high, middle), len(of))
+
+
+def geometric_mean(values: Iterable[float | None]) -> float | None:
+    """Return the geometric mean of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return statistics.geometric_mean(known) if known else None
+
+
+@contextmanager
+def as_a_server_does() -> Iterator[None]:
+    """Let Python's collections look at what is made inside, not at all there was, and seldom."""
+    gc.collect()
+    gc.freeze()
+    try:
+        with seldom_collected():
+            yield
+    finally:
+        gc.unfreeze()
 
 
 def wait_for_idle(limit: float, busy: float = 0.25) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from weft.bench.contest.cases import CASES, ROOT
 from weft.bench.contest.contest import Bench, Contest
 from weft.bench.contest.figures import measure
 from weft.bench.cpu import record
+from weft.bench.measure import geometric_mean
 from weft.codegen.threads import share_cores
 
 RESULTS = ROOT / "bench" / "results" / "programs.json"
@@ -91,20 +91,15 @@ def summary(programs: Figures) -> Figures:
                            if each["differing"]},
     }  # fmt: skip
     for key in SPEEDUPS:
-        found[f"{key}_geomean"] = _geomean([programs[name].get(key) for name in staged])
+        found[f"{key}_geomean"] = geometric_mean(programs[name].get(key) for name in staged)
     for key in ("speedup_bound", "simulated_8b_bound", "simulated_8b_tight_bound"):
-        found[f"{key}_geomean"] = _geomean([programs[name].get(key) for name in staged])
+        found[f"{key}_geomean"] = geometric_mean(programs[name].get(key) for name in staged)
     found["simulated_8b_speedup_min"] = _least(programs, "simulated_8b_speedup")
     return found
 
 
 def _least(programs: Figures, key: str) -> float | None:
     return min((each[key] for each in programs.values() if key in each), default=None)
-
-
-def _geomean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.exp(sum(map(math.log, known)) / len(known)) if known else None
 
 
 def elsewhere(quick: bool, only: Sequence[str] = ()) -> Figures:

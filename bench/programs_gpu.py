@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ from .contest.contest import Bench, Contest, Way
 from .contest.figures import agreement, counts, sound
 from .gpu.workloads import Words
 from .gpu_programs import record
-from .measure import Summary, interleave, ratio
+from .measure import Summary, geometric_mean, interleave, ratio
 
 SHAPE = "random:llama-8b"
 HEAD = "lm_head.weight"
@@ -249,15 +248,11 @@ def summary(programs: Figures) -> Figures:
     every = [found["speedup"] for found in programs.values()]
     return {
         "gpu_programs": len(programs),
-        "gpu_speedup_geomean": _geomean(staged),
-        "gpu_speedup_geomean_of_all": _geomean(every),
+        "gpu_speedup_geomean": geometric_mean(staged),
+        "gpu_speedup_geomean_of_all": geometric_mean(every),
         "gpu_speedup_min": min(every),
         "gpu_hit_rate_of_ideal_min": min(each["hit_rate_of_ideal"] for each in programs.values()),
     }  # fmt: skip
-
-
-def _geomean(values: list[float]) -> float | None:
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
 
 
 if __name__ == "__main__":

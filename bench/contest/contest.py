@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, cast
@@ -21,14 +19,13 @@ from weft.runtime.engine import Engine
 from weft.runtime.executable import Executable
 from weft.runtime.execution.sampler import SampleKernel
 from weft.runtime.execution.step import ModelExecutor
-from weft.runtime.schedule.garbage import seldom_collected
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request
 from weft.runtime.simulator import Price, SimulatedExecutor
 from weft.runtime.tracing.trace import Trace
 
 from ..in_turn import in_turn, share_pages
-from ..measure import OwnClock, wait_for_idle
+from ..measure import OwnClock, as_a_server_does, wait_for_idle
 from .calls import CallLog, watch
 from .cases import KV_TOKENS, Case
 from .data import Row
@@ -264,7 +261,7 @@ class Contest:
             turned.rotate(-number)
             ready = {name: contenders[name]() for name in turned}
             share_pages([each.engine for each in ready.values()], self.compilation.executor)
-            with _as_a_server_does():
+            with as_a_server_does():
                 spent = in_turn({name: each.steps for name, each in ready.items()})
             for name, seconds in spent.items():
                 times[name].append(seconds)
@@ -299,7 +296,7 @@ def _timed(ready: Ready, way: Way) -> Run:
     Where a GPU computes on, what others take from the host is part of them.
     """
     engine = ready.engine
-    with _as_a_server_does():
+    with as_a_server_does():
         clock, start = OwnClock(), perf_counter()
         for _ in ready.steps:
             pass
@@ -308,18 +305,6 @@ def _timed(ready: Ready, way: Way) -> Run:
     if way.price and isinstance(engine.executor, SimulatedExecutor):
         seconds = engine.executor.now
     return Run(seconds, ready.in_order(), engine, ready.log, ready.trace, wall / own)
-
-
-@contextmanager
-def _as_a_server_does() -> Iterator[None]:
-    """Let Python's collections look at what is made inside, not at all there was, and seldom."""
-    gc.collect()
-    gc.freeze()
-    try:
-        with seldom_collected():  # clients, too
-            yield
-    finally:
-        gc.unfreeze()
 
 
 def forget_prefixes(engine: Engine) -> None:

@@ -6,7 +6,6 @@ channel FD, and sends back the seconds from the first request to the last answer
 
 from __future__ import annotations
 
-import gc
 import socket
 import sys
 from functools import cache
@@ -16,9 +15,9 @@ from time import perf_counter
 from weft.compiler import Compilation
 from weft.frontend.constraints import constraint_of
 from weft.options import Options
-from weft.runtime.schedule.garbage import seldom_collected
 
 from ..contest.driver import Program
+from ..measure import as_a_server_does
 from .channel import Channel, Ended
 from .connections import HttpServer, post_of
 from .jobs import BEGUN, Done, Job, Volley
@@ -27,14 +26,11 @@ from .jobs import BEGUN, Done, Job, Volley
 def walk(server: HttpServer, program: Program, job: Job, channel: Channel) -> Done:
     """Walk a program for all rows; connections are open before, and the channel hears of it."""
     server.engine.warm(job.clients)
-    gc.collect()
-    gc.freeze()  # as in the engine's process
-    with seldom_collected():
+    with as_a_server_does():  # here too
         channel.send(BEGUN)
         start = perf_counter()
         answers = program.run_rows(server, job.rows, job.clients)
         seconds = perf_counter() - start
-    gc.unfreeze()
     return Done(seconds, answers)
 
 

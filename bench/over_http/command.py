@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from weft.codegen.threads import share_cores
 
 from ..contest.cases import CASES, ROOT, Case
 from ..contest.contest import Bench, Contest, Way
+from ..measure import geometric_mean
 from .channel import Ended
 from .deployment import Deployment
 from .overhead import measure
@@ -134,7 +134,6 @@ def summary(programs: Mapping[str, Figures], prefix: str = "") -> Figures:
     found: Figures = {"http_programs": len(programs)}
     for key in ("http_speedup", "http_wall_speedup", "http_over_requests"):
         if staged:
-            logs = [math.log(each[key]) for each in staged]
-            found[f"{key}_geomean"] = math.exp(sum(logs) / len(logs))
+            found[f"{key}_geomean"] = geometric_mean(each[key] for each in staged)
         found[f"{key}_min"] = min(each[key] for each in programs.values())
     return {prefix + key: value for key, value in found.items()}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
 
-from weft.runtime.schedule.garbage import seldom_collected
-
 from ..contest.contest import Contest, Run, Way
 from ..contest.figures import agreement, sound
-from ..measure import Summary, interleave, ratio
+from ..measure import Summary, as_a_server_does, interleave, ratio
 from .deployment import Deployment
 from .jobs import Job
 
@@ -28,11 +25,8 @@ def over_http(contest: Contest, way: Way, deployment: Deployment) -> Run:
     rows = dict(zip(contest.numbers, contest.rows, strict=True))
     job = Job(case.path, case.program, contest.bench.model, made.options.seed, rows, way.clients)
     server = contest.server(way)
-    gc.collect()
-    gc.freeze()
-    with seldom_collected():
+    with as_a_server_does():
         spent = deployment.run(server, job)
-    gc.unfreeze()
     wall = spent.done.seconds
     seconds = wall - spent.waited
     return Run(seconds, spent.done.answers, server.engine, stretch=wall / seconds)

@@ -75,3 +75,8 @@ def test_checkpoint_loads_in_transformers(tmp_path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     assert shapes == checkpoint.shapes(TINY)
+
+
+def test_a_geometric_mean_is_of_what_is_known() -> None:
+    assert measure.geometric_mean([2.0, None, 8.0]) == pytest.approx(4.0)
+    assert measure.geometric_mean([None]) is measure.geometric_mean(()) is None
