@@ -150,6 +150,8 @@ def fill_masks(batch: Batch) -> bool:
     it is not even asked whether it has. Returns whether some row is known to be allowed so many
     words that the others are not worth leaving out.
     """
+    if batch.is_quiet():
+        return batch.quiet_wide
     size, requests, shown = batch.size, batch.requests, batch.shown
     produced = batch.produced[:size]
     (rows,) = (batch.calm[:size] < produced).nonzero()
@@ -157,7 +159,7 @@ def fill_masks(batch: Batch) -> bool:
     if not len(rows):
         return any_wide
     batch.filled = True
-    left = (batch.limit[:size] - produced).tolist()
+    left, calm = (batch.limit[:size] - produced).tolist(), batch.may_calm
     for row in rows.tolist():
         watch = requests[row].watch
         if watch is None or watch.matcher is None:
@@ -166,6 +168,7 @@ def fill_masks(batch: Batch) -> bool:
         if not isinstance(matcher, TableMatcher):
             matcher.fill(batch.masks, row)
             batch.changes += 1
+            calm = False
             continue
         of, at = matcher.constraint, left[row]
         most = of.most  # as `mask` has it, without a call for each row and step
@@ -179,4 +182,9 @@ def fill_masks(batch: Batch) -> bool:
             # While more tokens may come than a state tells apart, the mask is the same.
             tokens = max(0, min(of.calm[matcher.state], at - most))
             batch.calm[row], batch.wide[row] = produced[row] + tokens, wide and tokens > 0
+            calm = calm and tokens > 0
+        else:
+            calm = False
+    if calm:
+        batch.be_quiet()
     return any_wide
