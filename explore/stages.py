@@ -102,7 +102,7 @@ def pass_entry(record: PassRecord, regimes: list[str], source: str) -> dict[str,
     ]  # fmt: skip
     first = next(iter(record.after.walk()), None)
     return {
-        "name": record.name, "regime": ", ".join(regimes), 
+        "name": record.name, "regime": ", ".join(regimes),
         "dialect": first.dialect if first else "",
         "ms": round(1000 * record.seconds, 2), "changed": record.changed,
         "counts": record.counts(), "remarks": remarks,

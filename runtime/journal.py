@@ -39,7 +39,7 @@ class JournalFailed(RunError):
 
 
 class NoPlainFile(JournalFailed):
-    """An output that is a pipe, a terminal or another device."""
+    """An output that is a folder, a pipe, a terminal or another device."""
 
     template = "results of rows are written to a file, and {path} is none"
     hint = "leave out --out: they are printed, one a line"
@@ -60,8 +60,9 @@ class NoJournal(JournalFailed):
 
 
 def plain(out: Path) -> Path:
-    """Return the file that a link leads to, else `out`; raises NoPlainFile for a device."""
-    if out.exists() and not out.is_file() and not out.is_dir():
+    """Return the file that a link leads to, else `out`; raises NoPlainFile for a device or a
+    folder."""
+    if out.exists() and not out.is_file():
         raise NoPlainFile(path=str(out))
     return out.resolve() if out.is_symlink() else out
 

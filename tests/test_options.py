@@ -105,6 +105,8 @@ def test_a_size_in_a_message_is_for_people():
      ({"kv_memory": "1GiB"}, "kv_memory is a whole number, not '1GiB'\nhint: sizes are in bytes"),
      ({"threads": 1.5}, "threads is a whole number, not 1.5"),
      ({"max_batch": 8.0}, "max_batch is a whole number, not 8.0"),
+     ({"max_batch": True}, "max_batch is a whole number, not True"),
+     ({"max_loss": True}, "max_loss is a number, not True"),
      ({"max_loss": "low"}, "max_loss is a number, not 'low'"),
      ({"prove": "off"}, "prove is yes or no, not 'off'")],
 )  # fmt: skip

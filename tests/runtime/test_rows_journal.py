@@ -393,6 +393,13 @@ def test_a_device_is_no_place_for_rows(toy):
     assert Path("/dev/full").is_char_device()
 
 
+def test_a_folder_is_no_place_for_rows(toy, tmp_path):
+    with pytest.raises(NoPlainFile, match="out is none"):
+        (tmp_path / "out").mkdir()
+        toy.compile(TEXT).run_rows(ROWS[:1], tmp_path / "out")
+    assert not (tmp_path / "out.journal").exists(), "no row was run"
+
+
 def test_a_link_is_written_through(toy, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "deep" / "out.jsonl")
     (tmp_path / "deep").mkdir()
