@@ -294,6 +294,15 @@ def test_a_fault_of_the_lowering_is_caught(fault):
     assert broken != after and problems("lower-to-plan", before, broken)
 
 
+def _freeing(loop: Operation) -> Operation:
+    """A loop that frees the kv from outside that its rounds fork."""
+    (region,) = loop.regions
+    *body, end = region.operations
+    kv = next(op for op in body if op.kind == "fork").operands[0]
+    inside = replace(region, operations=(*body, make("plan.free", kv), end))
+    return replace(loop, regions=(inside,))
+
+
 KV_FAULTS: dict[str, Fault] = {
     "freed twice": each("plan.free", lambda op: [op, op]),
     "used after": each("plan.decode", used_again),
@@ -301,6 +310,7 @@ KV_FAULTS: dict[str, Fault] = {
         "plan.decode", lambda op: [make("plan.free", op.operands[0]), op]
     ),
     "more than frees": each("plan.decode", changed(max_tokens=9)),
+    "freed in every round": each("plan.for", lambda op: [_freeing(op)]),
 }  # fmt: skip
 
 
