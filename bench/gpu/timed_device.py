@@ -159,6 +159,8 @@ class TimedDevice:
         for step in first_prompts(PAGE, self.max_tokens):
             if room := self._room(step, self._lists.plan(step)):
                 self._prompts.keep(room, self._record)
+        for room in self._rooms.generous():
+            self._prompts.keep(room, self._record)
         self._allowed: dict[bytes, np.ndarray] = {}
         self._mask = np.zeros((1, -(-vocabulary // 32)), np.int32)
 
@@ -167,9 +169,7 @@ class TimedDevice:
         tokens, asked = len(step.tokens), time.perf_counter()
         replayed = step.is_decode or (tokens <= self.max_batch and step.copies is None)
         lists = self._lists.plan(step, replayed)
-        if not replayed:
-            recorded = self._recorded(step, lists)
-            replayed, tokens = recorded > 0, max(tokens, recorded)
+        replayed = replayed or self._recorded(step, lists)
         begins = time.perf_counter() + self._speed * (0.0 if replayed else BEGINS)
         time.sleep(self._speed * (REPLAY if replayed else LAUNCH))
         seconds = self._speed * (STEP if step.is_decode else max(STEP, PROMPTS + PROMPT * tokens))
@@ -179,16 +179,15 @@ class TimedDevice:
         self.busy_until = ends if replayed else max(ends, time.perf_counter())
         return self._logits[:1].expand(len(step.logits_rows), self.vocab_size)
 
-    def _recorded(self, step: StepInput, lists: Lists) -> int:
-        """Return the tokens of the recording that a step of prompts is replayed by; 0: of none."""
+    def _recorded(self, step: StepInput, lists: Lists) -> bool:
+        """Say whether a step of prompts is replayed by a recording: of as many blocks of tokens."""
 
         def record(room: Room) -> Recorded:
             time.sleep(self._speed * COST)
             return self._record(room)
 
         room = self._room(step, lists)
-        found = room and self._prompts.find(room, record)
-        return found.room.rows if found else 0
+        return bool(room and self._prompts.find(room, record))
 
     def _room(self, step: StepInput, lists: Lists) -> Room | None:
         """Return the room of a step of prompts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -41,6 +42,12 @@ class Room:
     def places(self) -> int:
         """How much it holds, to compare rooms by."""
         return sum(size for _, size in self.sizes)
+
+    @cached_property
+    def items(self) -> int:
+        """How many items of attention a step of prompts has places for."""
+        wanted = f"{PLANNED}W", f"{PLANNED}M"
+        return sum(count for name, count in self.extents if name in wanted) if self.logits else 0
 
     def holds(self, other: Room) -> bool:
         """Whether steps of another room fit, with nothing in what they leave."""

@@ -279,6 +279,9 @@ class DeviceExecutor(CompiledExecutor):
             for step in first_prompts(self.page_size, self.max_tokens):
                 if room := self._rooms.of(step, self._copied(step, self._lists.plan(step))):
                     self._prompts.keep(room, self._record)
+            if len(self._prompts) and not distributed.is_initialized():  # ranks run each before
+                for room in self._rooms.generous():
+                    self._prompts.keep(room, self._record)
 
     def seconds(self, run: Callable[[], None]) -> float:
         """Return how long some launches take on this device."""

@@ -1,4 +1,5 @@
-"""Steps that are recorded when a model is loaded, so that nobody waits for their first one.
+"""Steps that are recorded when a model is loaded, so that nobody waits for their first one; and see
+`prompt_rooms.PromptRooms.generous`.
 
 Without, the first step of a run's batch is launched kernel by kernel and the second is recorded,
 for which the device waits; and the last steps, of fewer and fewer rows, are replayed as if they had

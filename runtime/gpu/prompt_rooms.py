@@ -1,12 +1,13 @@
 """Rooms of recorded steps of prompts: generous ones, so that few of them hold most steps.
 
 A place of which a step has nothing costs a device next to nothing: an item of no keys 0.03 us of a
-layer. To launch such a step kernel by kernel costs its host 8 to 14 ms.
+layer, and a token none of a library's products up to the end of a block of their rows. To launch
+such a step kernel by kernel costs its host 8 to 14 ms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..attention.cost import Shape
 from ..attention.grown_lists import PAGES, Lists
@@ -15,18 +16,23 @@ from ..attention.rooms import Room
 from ..execution.recipe import PLANNED
 from ..execution.slot_copies import COPIED
 from ..execution.step import StepInput
+from ..schedule.whole_blocks import BLOCK
 from .token_counts import MANY, filled
 
 TOKENS = MANY
 """A step of more is launched: it takes a device longer than the host needs to launch the next."""
 
-RECORDED = 48
+FEW = (32, 64, 192)
+"""Tokens of rooms besides whole blocks. With one every 32 tokens tree_of_thoughts' first run on an
+H200 launched 13 steps for 166 ms, and its fourth one still 7."""
+
+RECORDED = 80
 """Steps of prompts that are recorded at most; others borrow one of these, or are launched."""
 
 LENT_FOR = 1e-3
-"""Seconds that a borrowed recording may lose of a step: of up to 32 tokens more. A device waits for
-few launches of prompts, but computes what is empty in each: with up to 7 ms lent hellaswag took an
-H200 0.308 s, launched 0.279, and retry 0.427 and 0.385."""
+"""Seconds that a borrowed recording may lose of a step: no block more. A device waits for few
+launches of prompts, but computes what is empty in each: with up to 7 ms lent hellaswag took an H200
+0.308 s, launched 0.279, and retry 0.427 and 0.385."""
 
 BESIDE = 1024
 """Entries of rows beyond a step's tokens: of those that read their keys in several items."""
@@ -46,10 +52,20 @@ class PromptRooms:
         copies: bool,
     ) -> None:  # fmt: skip
         self._shape, self._slots, self._entries = shape, slots, entries
-        self._counts = [count for count in counts if count <= TOKENS]
+        counts = [count for count in counts if count <= TOKENS]
+        last = counts[-1:]  # of an executor whose steps have no more
+        self._counts = [n for n in counts if n % BLOCK == 0 or n in FEW or n in last]
         self._logits = (*(count for count in LOGITS if count < max_logits), max_logits)
         self._copies = COPIES if copies else (0,)
         self._known: dict[tuple[int, int, int], list[Room]] = {}
+
+    def generous(self) -> Iterator[Room]:
+        """Yield two rooms of each number of tokens, the largest first: one that holds most steps of
+        few rows, and one that holds most of many."""
+        for tokens in reversed(self._counts):
+            logits = filled(self._logits, min(tokens, LOGITS[1], self._logits[-1]))
+            yield self._room(tokens, self._logits[0], self._copies[0], LISTED[0])
+            yield self._room(tokens, logits, self._copies[-1], LISTED[-1])
 
     def of(self, step: StepInput, lists: Lists) -> Room | None:
         """Return the room of a step whose lists are tiles of prompts and others, those of slots

@@ -22,14 +22,17 @@ from weft.runtime.execution.step import StepInput
 from weft.runtime.gpu.prompt_rooms import (
     BESIDE,
     COPIES,
+    FEW,
     LENT_FOR,
     LISTED,
     LOGITS,
+    RECORDED,
     TOKENS,
     PromptRooms,
 )
 from weft.runtime.gpu.recordings import LAUNCHED, LENT, LOGIT, ROW, Recorded, Recordings
 from weft.runtime.gpu.token_counts import token_counts
+from weft.runtime.schedule.whole_blocks import BLOCK
 
 SHAPE = Shape(32, 8, 128, 64, 4, 16, 64)
 SLOTS, ENTRIES = 4096, 1 << 18
@@ -70,7 +73,8 @@ def test_a_step_finds_a_room_with_places_for_all_that_it_has(found, logits, copi
         assert room is None
         return
     assert room is not None and room.takes(lists)
-    assert tokens <= room.rows < tokens + 32 and logits <= room.logits
+    assert tokens <= room.rows < tokens + BLOCK and logits <= room.logits
+    assert room.rows % BLOCK == 0 or tokens <= FEW[-1]
     assert room.sizes[-1] == (PAGES, ENTRIES)  # of which only what there is is sent
     sizes = dict(room.sizes)
     assert all(sizes[name] >= copies for name in COPIED)
@@ -142,23 +146,43 @@ def room(tokens: int, logits: int = LOGITS[0]) -> Room:
 def test_a_step_borrows_no_recording_that_takes_longer_than_its_launches():
     book = Book()
     assert book.of(room(1024)) is None and book.of(room(1024)) == room(1024)
-    most = int((LAUNCHED - LENT) / ROW)
-    assert book.of(room(1024 - most // 32 * 32)) == room(1024)
-    assert book.of(room(1024 - most // 32 * 32 - 32)) is None
+    most = int((LAUNCHED - LENT) / ROW) // BLOCK * BLOCK
+    assert book.of(room(1024 - most)) == room(1024)
+    assert book.of(room(1024 - most - BLOCK)) is None
     assert Book().of(room(1024, 1024)) is None
     book = Book()
     for _ in range(2):
         book.of(room(1024, LOGITS[2]))
-    rows = int((LAUNCHED - LENT - LOGIT * (LOGITS[2] - LOGITS[0])) / ROW) // 32 * 32
+    rows = int((LAUNCHED - LENT - LOGIT * (LOGITS[2] - LOGITS[0])) / ROW) // BLOCK * BLOCK
     assert book.of(room(1024 - rows)) == room(1024, LOGITS[2])
-    assert book.of(room(1024 - rows - 32)) is None
+    assert book.of(room(1024 - rows - BLOCK)) is None
 
 
-def test_of_prompts_no_more_than_the_next_recording_is_lent():
+def test_of_prompts_what_is_within_a_block_is_lent():
     book = Book(lent=LENT_FOR)
-    assert book.of(room(1024)) is None and book.of(room(1024)) == room(1024)
-    assert book.of(room(992)) == room(1024)
-    assert book.of(room(960)) is None
+    assert book.of(room(1024)) is None and book.of(room(1000)) == room(1024)
+    assert book.of(room(897)) == room(1024)
+    assert book.of(room(896)) is None
+
+
+@pytest.mark.parametrize(("logits", "copies"), [(1, COPIES[0]), (256, COPIES[-1])])
+def test_what_is_recorded_at_first_is_lent_to_most_steps(logits, copies):
+    book = Book(most=RECORDED, lent=LENT_FOR)
+    for wanted in ROOMS.generous():
+        book.keep(wanted, lambda kept: Recorded(kept, Layout.of([]), lambda: None, torch.empty(0)))
+    count = len(book)
+    for tokens in (2048, 1921, 1100, 300, 180, 65, 40, 9):
+        for found in ([(tokens, 0)], [(1, 70)] * 3 + [(tokens - 3, 9)]):
+            of = step(found, min(tokens, logits))
+            wanted = ROOMS.of(of, listed(of, copies))
+            taken = book.of(wanted) if wanted is not None else None
+            assert taken is not None and taken.rows < tokens + BLOCK
+            assert taken == wanted or logits > 1  # what few rows have is their own
+    assert len(book) == count == 2 * len({kept.rows for kept in ROOMS.generous()})
+    few = PromptRooms(SHAPE, token_counts(40), 4, SLOTS, ENTRIES, copies=False)
+    assert [(kept.rows, kept.logits) for kept in few.generous()] == [(40, 4)] * 2 + [(32, 4)] * 2
+    without = PromptRooms(SHAPE, (), 2048, SLOTS, ENTRIES, copies=True)
+    assert not [*without.generous()]
 
 
 @pytest.mark.parametrize("most", [1, 3])
