@@ -46,6 +46,12 @@ def dump(options: DumpOptions) -> None:
         **attention_options(options.attention, options.max_loss),
         **offload_options(options.gpu_memory, options.offload),
     )
+    if stage == "ast" and options.after is None:  # it needs no pass
+        from ..frontend.ast_dump import dump as tree
+        from ..frontend.open import open_program
+
+        emit(tree(open_program(options.file, None, options.program).file))
+        return
     from ..compiler import Compilation
     from ..compiler.stages import record_of, stage_text
     from ..ir.printer import print_module
