@@ -14,6 +14,7 @@ from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.schedule import Schedule
 from weft.ir.verifier import verify
+from weft.passes.tile.attention import grouped as grouped_parts
 from weft.passes.tile.attention.grouped import grouped
 from weft.passes.tile.attention.parts import FEW, MANY, Parts, attention_parts
 from weft.passes.tile.attention.ways import (
@@ -39,7 +40,8 @@ from weft.tests.each_time import each_time
 
 SHAPED = {name: replace(SHAPES[name], keys=keys)
           for name, keys in (("f32", 4), ("bf16", 8), ("paged", 8), ("odd_group", 4))}  # fmt: skip
-"""Two, four, four and five rows a program; in the third two blocks a page."""
+"""Two, four, four and five rows a program; in the third two blocks a page. Pieces of a block have a
+key or two."""
 each_shape = pytest.mark.parametrize("shape", SHAPED.values(), ids=SHAPED)
 LISTS = ("item_row", "item_rows", "item_page", "item_low", "item_high")
 TREES = [(5, [3, 17, 1, 4, 9, 2, 30]), (2, [5, 40, 8, 1, 3, 7, 2]), (0, [12])]
@@ -60,7 +62,9 @@ def shared(shape: Parts, seed: int = 0) -> Tree:
 
 
 @pytest.mark.parametrize("shape", each_time(SHAPED, "f32"))
-def test_proven_and_round_trips(shape: Parts) -> None:
+def test_proven_and_round_trips(shape: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two pieces a block: four, which differ in numbers only, take a proof ten seconds."""
+    monkeypatch.setattr(grouped_parts, "PIECES", 2)
     kernel = grouped(shape)
     module = Module((kernel,))
     verify(module, ("tile",))
