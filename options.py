@@ -358,10 +358,8 @@ class Options:
 
 def _require_number(name: str, value: Any, kind: type) -> None:
     """Raise BadOption for a value of another kind than an option's: yes or no, or a number."""
-    no_bool = not isinstance(value, bool)
-    whole = no_bool and isinstance(value, Integral)
-    fits = {bool: value in (False, True), int: whole, float: no_bool}[kind]
-    if not isinstance(value, Real) or not fits:
+    fits = {bool: value in (False, True), int: isinstance(value, Integral), float: True}[kind]
+    if not isinstance(value, Real) or not fits or isinstance(value, bool) > (kind is bool):
         wants = {bool: "yes or no", int: "a whole number", float: "a number"}[kind]
         known: dict[str, Any] = {"problem": f"{name} is {wants}, not {value!r}"}
         if name.endswith("memory"):
