@@ -321,6 +321,18 @@ def test_a_fault_of_the_frees_is_caught(fault):
     assert broken != after and problems("free-kv", before, broken)
 
 
+def test_a_return_of_another_value_and_a_record_that_is_gone_are_caught():
+    before, after = STAGES["canonicalize"]
+    text = after.symbol("other").regions[0].arguments[-1]
+    said = each("program.return", lambda op: [replace(op, operands=(*op.operands[:-1], text))])
+    other = rewrite(Module((after.symbol("other"),)), said)
+    kept = [op for op in after.operations if op != after.symbol("other")]
+    (problem, *_) = problems("canonicalize", before, Module((*kept, *other.operations)))
+    assert problem.startswith("program other: it ends in return ")
+    kept = tuple(op for op in after.operations if op.name != "program.record")
+    assert problems("canonicalize", before, Module(kept)) == ["record Note is gone"]
+
+
 def test_a_branch_that_is_never_freed_is_caught():
     before, after = STAGES["free-kv"]
     assert problems("free-kv", before, rewrite(after, each("plan.free", lambda op: [])))
