@@ -1,6 +1,7 @@
 """Queues of an offloading executor: what they wait for, how they end, who takes turns."""
 
 import contextlib
+import gc
 import subprocess
 import sys
 from threading import Event, Thread
@@ -8,9 +9,8 @@ from time import sleep
 
 import pytest
 from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
-from weft.runtime.devices.streams import (
-    SimulatedDevice,
-)  # fmt: skip
+from weft.runtime.devices.streams import SimulatedDevice
+from weft.runtime.offload import queues as queues_module
 from weft.runtime.offload.executor import HOST_QUEUES
 from weft.runtime.offload.queues import Queues
 
@@ -139,7 +139,9 @@ def test_a_process_that_ends_in_mid_step_ends_well():
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_threads_take_short_turns_while_any_queues_live():
+def test_threads_take_short_turns_while_any_queues_live(monkeypatch):
+    gc.collect()  # executors that earlier tests let go of end their threads, and leave
+    monkeypatch.setattr(queues_module, "_TURNS", queues_module._Turns())  # others may still live
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.005)
     pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
