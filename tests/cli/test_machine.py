@@ -40,7 +40,7 @@ def own_place(monkeypatch, tmp_path):
     ("arguments", "says"),
     [
         (("--rounds", 0), "--rounds must be at least 1, not 0"),
-        (("--threads", -1), "--threads are from 1 to 2, not -1"),
+        (("--threads", -1), f"--threads are from 1 to {available_cores()}, not -1"),
         (("--threads", 100_000), f"1 to {available_cores()}, not 100000"),
     ],
 )
