@@ -359,7 +359,7 @@ class Options:
 def _require_number(name: str, value: Any, kind: type) -> None:
     """Raise BadOption for a value of another kind than an option's: yes or no, or a number."""
     fits = {bool: value in (False, True), int: isinstance(value, Integral), float: True}[kind]
-    if not isinstance(value, Real) or not fits or isinstance(value, bool) > (kind is bool):
+    if not isinstance(value, Real) or not fits or (kind is not bool and isinstance(value, bool)):
         wants = {bool: "yes or no", int: "a whole number", float: "a number"}[kind]
         known: dict[str, Any] = {"problem": f"{name} is {wants}, not {value!r}"}
         if name.endswith("memory"):
