@@ -18,6 +18,10 @@ TRITON = {
 UNSIGNED = frozenset({"bool", "u8", "u16", "u32"})
 _WIDTH = ["bool", "literal", "i8", "u8", "i16", "u16", "index", "i32", "u32", "i64", "f32", "f64"]
 _WHOLE = frozenset(_WIDTH[:-2])
+WIDE = ("i32", "index", "i64")
+_BITS = (("u32", "i32"), ("u32", "index"))
+"""Casts that keep all 32 bits, of which the first is a sign then: 2^31 becomes negative."""
+
 _CALLS = {"min": "tl.minimum", "max": "tl.maximum", "abs": "tl.abs", "ceildiv": "tl.cdiv",
           "umulhi": "tl.umulhi"}  # fmt: skip
 _REAL_CALLS = {"exp2": "tl.exp2", "log2": "tl.log2", "sqrt": "tl.sqrt", "rsqrt": "tl.rsqrt",
@@ -141,7 +145,7 @@ def cast(value: Typed, dtype: str) -> Typed:
         return Typed(value.text, dtype, value.natural)
     if dtype == "bool":
         return Typed(f"({value.text} != 0)", dtype, True)
-    holds = value.dtype in _WHOLE and dtype in ("i32", "index", "i64")
+    holds = value.dtype in _WHOLE and dtype in WIDE and (value.dtype, dtype) not in _BITS
     return Typed(f"tl.cast({value.text}, {TRITON[dtype]})", dtype, value.natural and holds)
 
 

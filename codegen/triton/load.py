@@ -34,13 +34,13 @@ def load_module(source: TritonSource, folder: Path) -> ModuleType:
     if loaded is not None:
         return loaded
     path = folder / f"{source.module}.py"
-    if not path.exists():
-        try:
+    try:
+        if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, source.text)
-        except OSError:
-            path = _elsewhere() / path.name
-            write_whole(path, source.text)
+    except OSError:
+        path = _elsewhere() / path.name
+        write_whole(path, source.text)
     spec = importlib.util.spec_from_file_location(source.module, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -14,10 +14,9 @@ from ...ir.core import Operation, Region, Term, Value
 from ...ir.expression import read
 from ...ir.tile_checks import WRITES
 from ...ir.types import dtype_of, shape_of
-from .expressions import UNSIGNED, TritonWriter, Typed
+from .expressions import UNSIGNED, WIDE, TritonWriter, Typed, cast
 
 _FACT = re.compile(r"0 <= (\w+)(?:\[(?:\*|i)\])?(?: <=? .*)?|(\w+)(?:\[(?:\*|i)\])? >=? 0")
-_WIDE = ("i32", "index", "i64")
 _ALIKE = frozenset({"tile.reduce", "tile.scan", "tile.expand", "tile.transpose", "tile.reshape"})
 _ALWAYS = frozenset({"tile.program_id", "tile.iota", "tile.argmax", "tile.last"})
 
@@ -84,9 +83,10 @@ class _Signs:
             return (
                 operation.operands[0].name in self.natural and operation.attribute("other", 0) >= 0
             )
-        if operation.name != "tile.map" or dtype_of(operation.result.type) not in _WIDE:
+        if operation.name != "tile.map" or dtype_of(operation.result.type) not in WIDE:
             return False
         letters = zip(string.ascii_lowercase, operation.operands, strict=False)
         variables = {letter: Typed(letter, dtype_of(value.type), value.name in self.natural)
                      for letter, value in letters}  # fmt: skip
-        return read(operation["expr"], TritonWriter(variables)).natural
+        found = read(operation["expr"], TritonWriter(variables))
+        return cast(found, dtype_of(operation.result.type)).natural

@@ -103,11 +103,12 @@ def test_this_triton_launches_as_is_known():
     assert known_triton() or knobs.runtime.interpret
 
 
-def test_a_folder_that_takes_no_file_costs_only_the_reuse(tmp_path):
+@pytest.mark.parametrize("name", ["triton", "long" * 99])
+def test_a_folder_that_takes_no_file_costs_only_the_reuse(tmp_path, name):
     (tmp_path / "triton").write_text("a file is in the way")
     source = TritonSource("closed", "HERE = __file__\n")
     try:
-        assert "weft-kernels-" in load_module(source, tmp_path / "triton").HERE
+        assert "weft-kernels-" in load_module(source, tmp_path / name).HERE
     finally:
         del sys.modules[source.module]
 

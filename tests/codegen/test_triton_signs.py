@@ -38,6 +38,25 @@ def test_what_may_be_negative_is_divided_as_the_reference_divides_it(
         np.testing.assert_array_equal(got, wanted, text)
 
 
+def of_bits(text: str) -> Operation:
+    """A division of 32 bits that are read as a signed number."""
+    b = KernelBuilder("bits")
+    x, out, lane = b.buffer("x", "u32", 16), b.buffer("out", "i32", 16), b.iota(16)
+    value = b.map(text, b.load(x, lane), dtype="i32")
+    b.store(out, lane, b.map("a // 16", value, dtype="i32"))
+    return b.finish("1")
+
+
+@pytest.mark.parametrize("text", ["a", "i32(a) // 2"])
+def test_bits_that_are_read_as_a_signed_number_may_be_negative(
+    text: str, triton_interpreter: Any
+) -> None:
+    arguments = [np.arange(-64, 64, 8, dtype="i4").view("u4"), np.zeros(16, "i4")]
+    found = triton_interpreter.run(of_bits(text), arguments)[1]
+    run_kernel(of_bits(text), *arguments)
+    np.testing.assert_array_equal(found, arguments[1])
+
+
 def looped(low: int, step: str, fact: str = "0 <= x[*]", at: str = "a") -> Operation:
     """A page of what a loop carries and its index, and of a number that is read."""
     b = KernelBuilder("looped")
