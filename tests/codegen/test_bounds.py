@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from weft.codegen.bounds import prove
@@ -211,7 +213,15 @@ def test_proof_round_trips_and_is_keyed_by_text() -> None:
     assert proof.key != proof_key(copy_kernel(offset=0, columns=64))
 
 
-def test_an_older_provers_proofs_count_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = proof_key(copy_kernel())
-    monkeypatch.setattr(prove, "prover_digest", lambda: "of another source")
-    assert proof_key(copy_kernel()) != key
+def test_an_older_provers_proofs_count_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernel = copy_kernel()
+    key, source = proof_key(kernel), Path(prove.__file__)
+    folder = shutil.copytree(source.parent, tmp_path / "bounds")
+    monkeypatch.setattr(prove, "__file__", str(folder / source.name))
+    monkeypatch.setattr(prove, "prover_digest", prove.prover_digest.__wrapped__)
+    assert proof_key(kernel) == key, "wherever it lies"
+    with (folder / "symbolic_loops.py").open("a") as file:
+        file.write("# Another prover.\n")
+    assert proof_key(kernel) != key
