@@ -157,7 +157,7 @@ def _choice(type: ast.Type) -> Term:
 
 def _range(type: ast.Type) -> Term:
     low, high = type.arguments if len(type.arguments) == 2 else (None, None)
-    fine = isinstance(low, int) and isinstance(high, int)
+    fine = all(isinstance(end, int) and not isinstance(end, bool) for end in (low, high))
     _expect(type, fine, "an int range has two ends: int(1..10)")
     _expect(type, low <= high, f"the range {low}..{high} holds no number")  # type: ignore[operator]
     return int_range(low, high)  # type: ignore[arg-type]

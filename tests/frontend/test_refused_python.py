@@ -159,6 +159,10 @@ def held_as_another(s):
     y = s.gen(Annotated[int, matching("[a-z]+")])
 
 
+def held_by_true(s):
+    y = s.gen(between(True, 3))
+
+
 def held_to_nothing(s):
     y = s.gen(schema())
 
@@ -197,7 +201,7 @@ REFUSED = [
     unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
     several, any_names, broken_annotation, up_to_true, other_things, held_as_another,
-    held_to_nothing, endless,
+    held_to_nothing, endless, held_by_true,
 ]  # fmt: skip
 
 
