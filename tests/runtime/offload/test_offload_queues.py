@@ -139,11 +139,19 @@ def test_a_process_that_ends_in_mid_step_ends_well():
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_threads_take_short_turns_while_any_queues_live(monkeypatch):
-    gc.collect()  # executors that earlier tests let go of end their threads, and leave
-    monkeypatch.setattr(queues_module, "_TURNS", queues_module._Turns())  # others may still live
+@pytest.fixture
+def usual_turns():
+    """Python's own time between threads' turns, be what it may around the test."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.005)
+    yield 0.005
+    sys.setswitchinterval(before)
+
+
+def test_threads_take_short_turns_while_any_queues_live(monkeypatch, usual_turns):
+    gc.collect()  # executors that earlier tests let go of end their threads, and leave
+    monkeypatch.setattr(queues_module, "_TURNS", queues_module._Turns())  # others may still live
+    sys.setswitchinterval(usual_turns)
     pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
     turns, every = [], [Queues(SimulatedDevice.of(0), HOST_QUEUES) for _ in "ab"]
     for queues in every:  # the second begins among short turns, and stays behind the first
@@ -152,8 +160,7 @@ def test_threads_take_short_turns_while_any_queues_live(monkeypatch):
         turns.append(sys.getswitchinterval())
         queues.close()
         queues.join()
-    assert max(turns) < 0.005 == pytest.approx(sys.getswitchinterval())
-    sys.setswitchinterval(before)
+    assert max(turns) < usual_turns == pytest.approx(sys.getswitchinterval())
 
 
 def test_a_run_is_abandoned_when_no_queue_is_at_a_task_of_it():
