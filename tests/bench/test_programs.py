@@ -74,20 +74,7 @@ def test_a_call_that_another_answered_is_neither_hit_nor_miss():
     assert ideal_hits([(one, one.prompt), (other, other.prompt)]) == 0
 
 
-def run(executor, prompts=((1, 2, 3), (1, 2, 4)), new=3):
-    engine = Engine(executor)
-    requests = []
-    for number, prompt in enumerate(prompts):
-        sequence = engine.create((number,))
-        sequence.append(prompt)
-        requests.append(Request(sequence, "gen", Sampling(max_tokens=new)))
-        engine.submit(requests[-1])
-    while engine:
-        engine.step()
-    return [request.generated().tolist() for request in requests], engine
-
-
-def steps_of(engine, prompts, new=6):
+def steps_of(engine, prompts, new):
     requests = []
     for number, prompt in enumerate(prompts):
         sequence = engine.create((number,))
@@ -97,6 +84,14 @@ def steps_of(engine, prompts, new=6):
     return requests, iter(lambda: engine.step() if engine else None, None)
 
 
+def run(executor, prompts=((1, 2, 3), (1, 2, 4)), new=3):
+    engine = Engine(executor)
+    requests, steps = steps_of(engine, prompts, new)
+    for _ in steps:
+        pass
+    return [request.generated().tolist() for request in requests], engine
+
+
 def test_engines_that_run_in_turn_have_pages_of_their_own(monkeypatch):
     model, sides = ToyExecutor(50, num_pages=40), {"one": ((1, 2, 3),), "two": ((4, 5, 6), (4, 7))}
     said = {name: run(ToyExecutor(50), prompts, 6)[0] for name, prompts in sides.items()}
@@ -104,7 +99,7 @@ def test_engines_that_run_in_turn_have_pages_of_their_own(monkeypatch):
         engines = {name: Engine(FewerPages(model, 20)) for name in sides}
         if apart:
             share_pages([*engines.values()], model)
-        begun = {name: steps_of(engines[name], prompts) for name, prompts in sides.items()}
+        begun = {name: steps_of(engines[name], prompts, 6) for name, prompts in sides.items()}
         clocks = iter([5.0, 1.0, 1.0, 1.0, 9.0, *[2.0] * 40])  # each step's seconds, in order
         stands = lambda: SimpleNamespace(seconds=lambda: next(clocks))  # noqa: B023, E731
         monkeypatch.setattr("weft.bench.in_turn.OwnClock", stands)
