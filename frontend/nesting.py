@@ -24,8 +24,8 @@ def check_nesting(file: ast.File) -> None:
             body, depth = waiting.pop()
             if body and depth > MOST_NESTED:
                 raise TooDeep(span=body[0].span, hint=_HINT)
-            for statement in body:
-                waiting += [(inner, depth + down) for inner, down in _blocks(statement)]
+            inside = [(inner, depth + down) for each in body for inner, down in _blocks(each)]
+            waiting += reversed(inside)
 
 
 def _blocks(statement: ast.Statement) -> Iterable[tuple[tuple[ast.Statement, ...], int]]:

@@ -114,12 +114,18 @@ class TypeReader:
     def _marked(self, markers: list[python.expr], base: python.expr | None, span: Span) -> ast.Type:
         type = None if base is None else self.read(base)
         for marker in markers:
+            if isinstance(marker, python.Name | python.Attribute):
+                named = self._names.get(last_name(marker))
+                if getattr(named, "kind", None) in _MARKERS:
+                    bare = type or _bare(str(named.kind), span)  # type: ignore[union-attr]
+                    type = self._constrained(bare, [named], span)
+                continue
             if not (isinstance(marker, python.Call) and last_name(marker.func) in _MARKERS):
                 continue
             kind = last_name(marker.func)
             type = type or _bare(kind, span)
             if kind == "limit":
-                options = _options(marker, self._source)
+                options = (*type.options, *_options(marker, self._source))
                 type = dataclasses.replace(type, options=options)
                 continue
             type = self._held(type, kind, _given(kind, marker, self._source), span)
@@ -136,7 +142,7 @@ class TypeReader:
                     for name, bound in bounds
                     if bound
                 )
-                type = dataclasses.replace(type, options=options)
+                type = dataclasses.replace(type, options=(*type.options, *options))
             elif kind in _MARKERS:
                 type = self._held(type, str(kind), values, span)
         return type
@@ -144,12 +150,15 @@ class TypeReader:
     def _held(self, type: ast.Type, kind: str, values: tuple[Any, ...], span: Span) -> ast.Type:
         """Return a type that a constraint's values take the place of."""
         wanted = _HOLDS.get(kind, "str")
+        if type.arguments:
+            hint = "write both as one, such as weft.between(2, 9)"
+            raise NotInPython(what="a second constraint of a type", hint=hint, span=span)
         if type.name != wanted:
             hint = f"write Annotated[{wanted}, weft.{kind}(...)]"
             raise NotInPython(what=f"a `{kind}` of {type.name}", hint=hint, span=span)
         if kind in FILE_TYPES:
             content = read_type_file(kind, str(values[0]), self._source, span)
-            return ast.Type(kind, (str(values[0]), content), span=span)
+            return ast.Type(kind, (str(values[0]), content), type.options, span=span)
         name = "int" if kind == "between" else "regex"
         return ast.Type(name, values, type.options, span=span)
 

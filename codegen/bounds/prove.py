@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...ir import expression, tile, tile_checks
+from ...ir import core, expression, region_checks, tile, tile_checks, types
 from ...ir.core import Operation, Region, Value
 from ...ir.diagnostics import KernelError, Note
 from ...ir.printer import print_operation
@@ -89,7 +89,7 @@ def proof_key(kernel: Operation) -> str:
 def prover_digest() -> str:
     """Return a hash of the prover's source, and of what it asks of the IR: proofs of an older
     prover count for nothing."""
-    asked = (expression, tile, tile_checks)
+    asked = (core, expression, region_checks, tile, tile_checks, types)
     files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(str(m.__file__)) for m in asked)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 

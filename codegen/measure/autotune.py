@@ -96,8 +96,8 @@ class Choices:
 
     def keep(self, kernel: Operation, choice: Choice) -> None:
         """Keep a choice, on disk too, beside those that other processes have kept since."""
-        self._known[key_of(print_operation(kernel))] = asdict(choice)
-        self._known = self._read_file() | self._known
+        chosen = {key_of(print_operation(kernel)): asdict(choice)}
+        self._known = self._known | self._read_file() | chosen
         if self._home.writable():
             text = json.dumps({"device": self.device, "choices": self._known}, indent=1)
             self._home.write(self.path, text.encode())

@@ -157,7 +157,7 @@ def wider(*values: Typed) -> str:
 def _rounded_down(op: str, left: Typed, right: Typed, dtype: str) -> Typed:
     """Return `//` or `%` of what may be negative, by a positive number."""
     a, b = left.text, right.text
-    if right.dtype == "literal" and right.natural and int(b).bit_count() == 1:
+    if right.dtype == "literal" and b.isdecimal() and int(b).bit_count() == 1:
         text = f"({a} & {int(b) - 1})" if op == "%" else f"({a} >> {int(b).bit_length() - 1})"
     elif op == "%":
         text = f"((({a} % {b}) + {b}) % {b})"

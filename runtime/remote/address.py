@@ -28,7 +28,8 @@ class Address:
         except ValueError:  # brackets that hold no address, a port too large, a name's empty part
             parts, known = None, False
         if parts is None or not known:
-            raise BadRemoteModel(model=model, problem="there is no http(s) address after openai:")
+            shown = f"{PREFIX}..." if "@" in base else model  # it may hold a password
+            raise BadRemoteModel(model=shown, problem="there is no http(s) address after openai:")
         if parts.username or parts.password:
             problem = "a name or password stands in the address"
             hint = "keys are read from OPENAI_API_KEY"

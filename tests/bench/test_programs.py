@@ -109,8 +109,8 @@ def test_engines_that_run_in_turn_have_pages_of_their_own(monkeypatch):
         found = {name: [r.generated().tolist() for r in requests] for name, (requests, _)
                  in begun.items()}  # fmt: skip
         assert (found == said) is apart
-    assert order[:6] == ["one", "two", "two", "two", "two", "one"]  # it has had 5 s, 3, then 12
-    assert spent["one"] == 5.0 + 2.0 * order.count("one") and spent["two"] > 12.0
+        assert order[:6] == ["one", "two", "two", "two", "two", "one"]  # it has had 5 s, 3, then 12
+        assert spent["one"] == 5.0 + 2.0 * order.count("one") and spent["two"] > 12.0
     with pytest.raises(ValueError, match="40 pages, not 41"):
         share_pages([Engine(FewerPages(model, n)) for n in (20, 21)], model)
 

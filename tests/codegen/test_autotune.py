@@ -68,6 +68,10 @@ def test_two_processes_keep_each_others_choices(tmp_path: Path) -> None:
     one.keep(KERNEL, search(USUAL, OTHERS, clock(u2=0.5)))
     other.keep(matmul(Matmul(8, 8)), search(USUAL, OTHERS, clock(u1=0.5)))
     assert Choices(tmp_path, "one").find(KERNEL) == one.find(KERNEL)
+    chosen = search(USUAL, OTHERS, clock(u1=0.5))
+    other.keep(KERNEL, chosen)
+    one.keep(matmul(Matmul(8, 16)), chosen)  # what one knew of KERNEL is older
+    assert Choices(tmp_path, "one").find(KERNEL) == one.find(KERNEL) == chosen
 
 
 @pytest.mark.parametrize(

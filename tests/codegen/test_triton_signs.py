@@ -12,7 +12,8 @@ from weft.ir.core import Operation
 from weft.passes.tile.builder import KernelBuilder
 
 DIVISIONS = ("a // 4", "a % 4", "a // 3", "a % 3", "a // b", "a % b", "ceildiv(a, 4)",
-             "ceildiv(a, b)", "(a - b) // 2", "(a - b) % 1", "max(a, 0) // 4")  # fmt: skip
+             "ceildiv(a, b)", "(a - b) // 2", "(a - b) % 1", "max(a, 0) // 4",
+             "a // (2 * 4)", "a % (2 * 4)", "a // min(4, 8)")  # fmt: skip
 
 
 def divided() -> Operation:

@@ -154,6 +154,26 @@ def test_records_and_patterns():
     assert str(lower(p.file)) == str(lower(written))
 
 
+NINE, FEW = between(1, 9), limit(max_tokens=5)
+
+
+def test_a_constraint_may_have_a_name_of_its_own():
+    @program
+    def p(s) -> int:
+        mark = s.gen(Annotated[int, NINE])
+        words = s.gen(Annotated[list[str], FEW, limit(max_items=3)])
+        return mark
+
+    @program
+    def q(s) -> int:
+        mark = s.gen(Annotated[int, between(1, 9)])
+        words = s.gen(Annotated[list[str], limit(5, 3)])
+        return mark
+
+    texts = [str(lower(each.file)).replace("@q", "@p") for each in (p, q)]
+    assert texts[0] == texts[1] and "max_tokens = 5" in texts[0]
+
+
 def test_a_record_has_the_fields_that_its_class_inherits_first():
     class Plain:
         note: int

@@ -52,5 +52,13 @@ def test_one_block_more_than_a_hundred_is_told_with_its_place(kind):
     assert caught.value.span.line == text.count("\n") - 1, "the innermost text's line"
 
 
+def test_of_two_places_the_first_is_told():
+    head, body, end = blocks("if n > {}:", MOST_NESTED + 1).partition("    if n > 0:\n")
+    tower = (body + end).removesuffix("    return t\n")
+    with pytest.raises(TooDeep) as caught:
+        check_nesting(parse_text(head + tower + tower + "    return t\n"))
+    assert caught.value.span is not None and caught.value.span.line == MOST_NESTED + 3
+
+
 def test_a_hundred_blocks_are_compiled():
     assert Compilation(PROGRAMS["if"](MOST_NESTED)).plan

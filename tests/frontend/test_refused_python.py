@@ -163,6 +163,10 @@ def held_by_true(s):
     y = s.gen(between(True, 3))
 
 
+def held_twice(s):
+    y = s.gen(Annotated[int, between(1, 9), between(2, 300)])
+
+
 def held_to_nothing(s):
     y = s.gen(schema())
 
@@ -201,7 +205,7 @@ REFUSED = [
     unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
     several, any_names, broken_annotation, up_to_true, other_things, held_as_another,
-    held_to_nothing, endless, held_by_true,
+    held_to_nothing, endless, held_by_true, held_twice,
 ]  # fmt: skip
 
 

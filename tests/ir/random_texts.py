@@ -17,8 +17,8 @@ def random_text(found: Automaton, random: Random) -> bytes:
         byte = random.choice(closing if closing and random.random() < 0.4 else choices)
         data += bytes((byte,))
         state = int(table[state, byte])
+    left = shortest_bytes(found)
     while not found.accepting[state]:  # the rest by the shortest way
-        left = shortest_bytes(found)
         byte = min(np.flatnonzero(table[state]).tolist(), key=lambda b: left[table[state, b]])
         data += bytes((byte,))
         state = int(table[state, byte])

@@ -163,8 +163,10 @@ def test_addresses():
     assert (address.base, address.name) == ("https://h:1/v1", "org/name")
     assert address.url("/extras/x") == "https://h:1/extras/x"
     assert address.url("/models") == "https://h:1/v1/models"
-    with pytest.raises(BadRemoteModel):
-        Address.parse("openai:ftp://h")
+    for base in ("ftp://h", "http://me:secret@a..b/v1", "http://me:secret@h:99999/v1"):
+        with pytest.raises(BadRemoteModel) as caught:
+            Address.parse(f"openai:{base}#m")
+        assert "secret" not in caught.value.render()
 
 
 def test_streams_as_messages_and_as_text():
