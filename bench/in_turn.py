@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 from weft.runtime.engine import Engine
 from weft.runtime.execution.step import ModelExecutor
-from weft.runtime.memory.kv_cache import NOBODY
 
 from .measure import OwnClock
 
@@ -34,10 +32,8 @@ def share_pages(engines: Sequence[Engine], executor: ModelExecutor) -> None:
     """Let engines that hold nothing yet each take pages of its own of their executor."""
     first = 0
     for engine in engines:
-        kv, end = engine.kv, first + engine.kv.num_pages
+        end = first + engine.kv.num_pages
         if end > executor.num_pages:
             raise ValueError(f"the executor has {executor.num_pages} pages, not {end}")
-        kv._free = list(range(end - 1, first - 1, -1))
-        kv._references, kv._holders = np.zeros(end, np.int32), np.zeros(end, np.int32)
-        kv._writer = np.full(end, NOBODY, np.int64)
+        engine.kv.place(first)
         first = end

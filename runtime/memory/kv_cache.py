@@ -27,17 +27,28 @@ class PagedKV:
         self.num_pages = num_pages
         self.page_size = page_size
         self.capacity = capacity
-        self._references = np.zeros(num_pages, np.int32)
-        self._holders = np.zeros(num_pages, np.int32)
         self._left: list[np.ndarray] = []
         """Pages that sequences have let go of since the books had to be exact: they still count."""
-        self._writer = np.full(num_pages, NOBODY, np.int64)
         self._numbers = count()
         self._live = 0
         self.peak = 0
         self.evict: Callable[[int], None] = lambda wanted: None
-        self._free = list(range(num_pages - 1, -1, -1))
         self._copy_page = copy_page
+        self._begin(0)
+
+    def place(self, first: int) -> None:
+        """Hand out the pages from `first` on of a larger memory, where others have pages of their
+        own; only as long as nothing refers to a page."""
+        if self.free < self.num_pages:
+            raise ValueError("pages are in use already")
+        self._begin(first)
+
+    def _begin(self, first: int) -> None:
+        end = first + self.num_pages
+        self._first = first
+        self._references, self._holders = np.zeros(end, np.int32), np.zeros(end, np.int32)
+        self._writer = np.full(end, NOBODY, np.int64)
+        self._free = list(range(end - 1, first - 1, -1))
 
     @property
     def free(self) -> int:
@@ -164,16 +175,16 @@ class PagedKV:
         """Count one more reference (of the prefix tree) to each page."""
         self._references[pages] += 1
 
-    def release(self, pages: np.ndarray) -> None:
-        """Count one reference less to each page; what nothing refers to becomes free."""
-        left = self._references[pages] - 1
+    def release(self, pages: np.ndarray, times: int | np.ndarray = 1) -> None:
+        """Count one reference less to each page, or so many; what nothing refers to is free."""
+        left = self._references[pages] - times
         self._references[pages] = left
         if np.count_nonzero(left) < len(pages):
             self._free += pages[left == 0].tolist()
 
     def check(self, sequences: Iterable[Sequence], others: Iterable[np.ndarray] = ()) -> None:
         """Recount everything from its holders; raises AssertionError where the books differ."""
-        holders = np.zeros(self.num_pages, np.int32)
+        holders = np.zeros_like(self._holders)
         for sequence in sequences:
             pages = sequence.pages[: sequence.held]
             assert len(set(pages.tolist())) == len(pages), "a page stands twice in a table"
@@ -185,7 +196,8 @@ class PagedKV:
         assert (holders == self.holders).all(), "holders of sequences differ"
         assert (references == self.references).all(), "reference counts differ"
         free = sorted(self._free)
-        assert free == np.flatnonzero(references == 0).tolist(), "a page leaks, or is free twice"
+        unused = self._first + np.flatnonzero(references[self._first :] == 0)
+        assert free == unused.tolist(), "a page leaks, or is free twice"
         assert self.live == int((holders > 0).sum()), "the count of live pages differs"
 
     def _pages_for(self, tokens: int) -> int:
@@ -252,6 +264,4 @@ class PagedKV:
         held = self._holders[pages] - times
         self._holders[pages] = held
         self._live -= len(pages) - int(np.count_nonzero(held))
-        left = self._references[pages] - times
-        self._references[pages] = left
-        self._free += pages[left == 0].tolist()
+        self.release(pages, times)

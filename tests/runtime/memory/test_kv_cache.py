@@ -12,6 +12,8 @@ from weft.runtime.memory.prefix_tree import PrefixTree, common_prefix
 from weft.tests.each_time import examples
 
 PAGES = 24
+FIRST = 5
+"""The memory's first page that is not another's."""
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=11)
 
 
@@ -23,13 +25,14 @@ class PagedKVMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.size = 3
-        self.memory = np.full(PAGES * self.size, -1)
+        self.memory = np.full((FIRST + PAGES) * self.size, -1)
         self.kv = PagedKV(PAGES, self.size, 64, self._copy)
+        self.kv.place(FIRST)
         self.tree = PrefixTree(self.kv)
         self.live: list = []
 
     def _copy(self, source: int, target: int) -> None:
-        pages = self.memory.reshape(PAGES, self.size)
+        pages = self.memory.reshape(-1, self.size)
         pages[target] = pages[source]
 
     def _fill(self, sequence) -> None:
@@ -133,6 +136,10 @@ class PagedKVMachine(RuleBasedStateMachine):
             slots = sequence.pages[seen // self.size] * self.size + seen % self.size
             assert self.memory[slots].tolist() == sequence.tokens[: sequence.resident].tolist()
 
+    @invariant()
+    def pages_of_others_are_left_alone(self):
+        assert (self.memory[: FIRST * self.size] == -1).all()
+
     def teardown(self):
         for sequence in self.live:
             self.kv.drop(sequence)
@@ -201,6 +208,20 @@ def test_pages_of_sequences_that_end_together_are_given_back_together():
     kv.drop(forks[2])
     assert (kv.free, kv.live) == (7, 0)
     assert kv.reserve(other, 9) and kv.peak == 5
+
+
+def test_pages_that_are_in_use_stay_where_they_are():
+    kv = PagedKV(4, 4, 32, lambda source, target: None)
+    tree, sequence = PrefixTree(kv), filled(kv, [1, 2])
+    with pytest.raises(ValueError, match="in use"):
+        kv.place(4)
+    tree.insert(sequence.tokens[:2], sequence.pages)
+    kv.drop(sequence)
+    with pytest.raises(ValueError, match="in use"):  # the tree's
+        kv.place(4)
+    tree.clear()
+    kv.place(4)
+    assert filled(kv, [1, 2]).pages[0] == 4
 
 
 def test_who_filled_a_page_writes_on_in_place():
