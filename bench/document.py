@@ -231,6 +231,8 @@ REST: tuple[Line, ...] = (
             "cascade_regret_max", "cascade", percent),
     _kernel("GPU: cascades of the grid within 15 % of the roofs alone",
             "cascade_cells_within_15_percent_of_model", "cascade", percent),
+    _kernel("the same with 8 us for launches, as the model's examples have (ours take less)",
+            "cascade_cells_within_15_percent_of_model_of_examples", "cascade", percent),
     _kernel("the same of what is predicted with measured latencies",
             "cascade_cells_within_15_percent_of_planned", "cascade", percent),
     _sparse_gpu("GPU: sparse attention (1/16), 128 Ki, batch 8, over our dense kernel",
