@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
                 failed[name] = f"{type(error).__name__}: {error}"
                 print(f"{name:18s} failed: {failed[name]}", flush=True)
                 if isinstance(error, Ended):
-                    break  # nobody is there to ask for the others
+                    deployment.start()  # the others' processes
                 continue
             print(line(name, found[name]), flush=True)
             if options.record:

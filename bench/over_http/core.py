@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain
 from time import perf_counter
 from typing import Any
@@ -17,19 +16,24 @@ from .channel import Channel
 from .jobs import Done
 
 
+class EngineFailed(RuntimeError):
+    """A step has failed: whoever waited for an answer has been told so."""
+
+
 def serve(server: Any, front: Channel, clients: Channel, lost: Lost | None = None) -> Done:
     """Serve what the front sends until the clients say that they are done; return what they say.
 
     While there is work nothing is waited for; without work, both channels are, which `lost` hears.
+    Raises EngineFailed, once the clients are done: until then each request is told why.
     """
-    loop, told = TaskLoop(server.engine, ToolPool({})), []
+    work = _Work(server)
     done: Done | None = None
     ready = select.poll()
     ready.register(front, select.POLLIN)
     ready.register(clients, select.POLLIN)
-    while loop or done is None:
-        if loop or lost is None:
-            files = ready.poll(0 if loop else None)
+    while work or done is None:
+        if work or lost is None:
+            files = ready.poll(0 if work else None)
         else:
             with lost:
                 files = ready.poll()
@@ -41,13 +45,54 @@ def serve(server: Any, front: Channel, clients: Channel, lost: Lost | None = Non
                     elif lost is not None:
                         lost.start()
                 continue
-            for number, asked, tokens in chain.from_iterable(front.take()):
-                loop.start(server.serve(asked, tokens), partial(_tell, told, number))
-        loop.step()
-        if told:
+            for request in chain.from_iterable(front.take()):
+                work.take(*request)
+        if told := work.step():
             front.send(told)
-            told.clear()
+    if work.failure is not None:
+        raise work.failure
     return done
+
+
+class _Work:
+    """The requests that are not answered, by number, and the loop that answers them."""
+
+    def __init__(self, server: Any) -> None:
+        self.failure: EngineFailed | None = None
+        self._server = server
+        self._loop = TaskLoop(server.engine, ToolPool({}))
+        self._open: set[int] = set()
+        self._told: list[tuple[int, Any]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def take(self, number: int, asked: Any, tokens: Any) -> None:
+        """Begin with a request."""
+        self._open.add(number)
+        if self.failure is not None:
+            self._tell(number, None, self.failure)
+            return
+        tell = lambda value, error: self._tell(number, value, error)  # noqa: E731
+        self._loop.start(self._server.serve(asked, tokens), tell)
+
+    def step(self) -> list[tuple[int, Any]]:
+        """Make a step; return what is to be told, by number. After a failure nothing runs."""
+        if self.failure is None:
+            try:
+                self._loop.step()
+            except Exception as error:
+                self.failure = EngineFailed(_said(error))
+                self.failure.__cause__ = error
+                for number in [*self._open]:
+                    self._tell(number, None, self.failure)
+        told, self._told = self._told, []
+        return told
+
+    def _tell(self, number: int, value: Any, error: BaseException | None) -> None:
+        """Note an answer, or what is wrong with its request."""
+        self._open.discard(number)
+        self._told.append((number, value if error is None else _said(error)))
 
 
 class Lost:
@@ -89,8 +134,6 @@ class Lost:
         return perf_counter(), ran_and_waited()[1], ran, waited
 
 
-def _tell(
-    told: list[tuple[int, Any]], number: int, value: Any, error: BaseException | None
-) -> None:
-    """Note an answer, or what is wrong with its request."""
-    told.append((number, value if error is None else f"{type(error).__name__}: {error}"))
+def _said(error: BaseException) -> str:
+    """Return an error's class and text."""
+    return f"{type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..measure import ran_and_waited
-from .channel import Channel, Ended
+from .channel import Channel
 from .core import Lost, serve
 from .jobs import Done, Job, Volley
 
@@ -39,9 +39,14 @@ class Deployment:
     def __init__(self, model: str, few_cores: bool = False) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[Channel] = []
-        self._few_cores = few_cores
+        self._model, self._few_cores = model, few_cores
+        self.start()
+
+    def start(self) -> None:
+        """Start both processes, in place of those that were there; raises Ended."""
+        self.close()
         try:
-            self.front = self._start("the HTTP front", "front", model)
+            self.front = self._start("the HTTP front", "front", self._model)
             (self.port,) = self.front.wait()
             self.clients = self._start("the clients' process", "client", str(self.port))
         except BaseException:
@@ -49,17 +54,14 @@ class Deployment:
             raise
 
     def run(self, server: Any, job: Job | Volley) -> Spent:
-        """Let the clients make a run on an engine; return what came of it. Raises Ended."""
+        """Let the clients make a run on an engine; return what came of it.
+
+        Raises Ended, and EngineFailed, after which others can be made.
+        """
         before = self._ran()
         lost = Lost([process.pid for process in self._processes]) if self._few_cores else None
         self.clients.send(job)
-        try:
-            done = serve(server, self.front, self.clients, lost)
-        except Ended:
-            raise
-        except Exception as error:  # the clients wait for answers that nobody gives any more
-            self.close()
-            raise Ended(f"the engine failed: {type(error).__name__}: {error}") from error
+        done = serve(server, self.front, self.clients, lost)
         waited = 0.0 if lost is None else lost.seconds
         front, clients = (now - then for now, then in zip(self._ran(), before, strict=True))
         return Spent(done, waited, front, clients)
@@ -74,6 +76,7 @@ class Deployment:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._channels, self._processes = [], []
 
     def __enter__(self) -> Deployment:
         return self

@@ -5,7 +5,7 @@ import json
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +17,14 @@ from weft.bench.contest.driver import Program
 from weft.bench.contest.grammars import Grammars
 from weft.bench.contest.server import Server
 from weft.bench.cpu import record
-from weft.bench.over_http import command, deployment
+from weft.bench.over_http import command
 from weft.bench.over_http.channel import Channel, Ended, Frames, frame
 from weft.bench.over_http.command import keep
 from weft.bench.over_http.connections import HttpError, HttpServer, Post, post_of
-from weft.bench.over_http.core import Lost, serve
+from weft.bench.over_http.core import EngineFailed, Lost, serve
 from weft.bench.over_http.deployment import Deployment
 from weft.bench.over_http.front import Front, listen_anywhere, run
-from weft.bench.over_http.jobs import BEGUN, Done, Job
+from weft.bench.over_http.jobs import BEGUN, Done
 from weft.bench.over_http.overhead import Parrot
 from weft.frontend.checker import check
 from weft.frontend.checkpoint import open_checkpoint
@@ -279,27 +279,78 @@ def test_a_program_is_raced_against_processes_of_the_shipped_model():
         socket.create_connection(("127.0.0.1", deployment.port))
 
 
-def test_an_engine_that_fails_ends_the_processes_that_wait_for_it(monkeypatch) -> None:
+def test_an_engine_that_fails_tells_all_who_ask_and_another_one_is_served():
     """Who waits for answers that nobody gives any more would wait for ever."""
+    text = 'program p(topic: str) -> str:\n    "{topic}"\n    gen word(max_tokens=4)\n'
+    (broken, program), (fine, _) = (made(text + "    return word\n") for _ in range(2))
+    rows, said = dict(enumerate(ROWS)), []
+    ours, theirs = socket.socketpair()
+    clients, engine = Channel(ours, "the clients"), Channel(theirs, "the engine")
+    step = broken.engine.step
 
-    def fail(*given: object) -> None:
-        raise MemoryError("no room")
+    def steps_twice():
+        if broken.engine.steps == 2:
+            raise MemoryError("no room")
+        return step()
 
-    closed: list[str] = []
-    monkeypatch.setattr(deployment, "serve", fail)
-    monkeypatch.setattr(Deployment, "_start", lambda self, what, *given: Silent())
-    with Deployment("tiny-dense") as both:
-        monkeypatch.setattr(both, "close", lambda: closed.append("closed"))
-        with pytest.raises(Ended, match="the engine failed: MemoryError: no room"):
-            both.run(None, Job.__new__(Job))
-        assert closed == ["closed"]
+    broken.engine.step = steps_twice
+
+    def walk_twice(port):
+        over = HttpServer(port)
+        try:
+            for _ in range(2):
+                said.append(program.run_rows(over, rows, 2))
+                engine.send(Done(0.0, said[-1]))
+                engine.wait()
+        except Ended:
+            pass  # it is over
+        finally:
+            over.engine.close()
+            engine.close()
+
+    with front() as (port, channel):
+        thread = Thread(target=walk_twice, args=(port,))
+        thread.start()
+        try:
+            with pytest.raises(EngineFailed, match="MemoryError: no room"):
+                serve(broken, channel, clients)
+            clients.send("again")
+            found = serve(fine, channel, clients).answers
+        finally:
+            clients.close()
+            channel.close()
+            thread.join()
+    assert len(found) == len(rows) and all(answer.error is None for answer in found)
+    assert [str(answer.error).count("no room") for answer in said[0]] == [1] * len(rows)
 
 
-class Silent:
-    """A channel to a process that is told things and says where it listens."""
+def test_programs_go_on_when_one_fails_in_new_processes_if_these_have_ended(monkeypatch, capsys):
+    class Processes:
+        started = 0
 
-    def wait(self) -> tuple[int]:
-        return (0,)
+        def start(self) -> None:
+            self.started += 1
 
-    def send(self, message: object) -> None:
-        pass
+    processes, fails = Processes(), {"chat": EngineFailed("no room"), "rag": Ended("it has ended")}
+
+    def race(case, *given):
+        if case.name in fails:
+            raise fails[case.name]
+        return dict.fromkeys(("http_speedup", "http_wall_speedup", "http_over_requests"), 2.0)
+
+    setting = SimpleNamespace(
+        bench=SimpleNamespace(model=""), rows_of=lambda case: [], way=None, prefix="",
+        few_cores=False, exact=True,
+    )  # fmt: skip
+    for name, what in {
+        "on_cpu": lambda options: setting, "Deployment": lambda *given: nullcontext(processes),
+        "measure": lambda *given: {}, "race": race, "line": lambda name, found: f"{name} raced",
+        "Contest": lambda bench, case, rows: case,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(command, name, what)
+    asked = SimpleNamespace(target="cpu", quick=True, rounds=1, only=["chat", "rag", "mmlu"],
+                            idle=0.0, record=False, json=True)  # fmt: skip
+    assert command.run(asked) == 1 and processes.started == 1
+    said = capsys.readouterr().out
+    assert "chat               failed: EngineFailed: no room" in said and "mmlu raced" in said
+    assert json.loads(said.splitlines()[-1])["failed"].keys() == fails.keys()
