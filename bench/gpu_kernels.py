@@ -39,9 +39,10 @@ from weft.bench.gpu.vendor import vendor_seconds
 from weft.compiler.attention_ways import attention_ways
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention.parts import Parts
-from weft.passes.tile.attention.ways import Variant
+from weft.passes.tile.attention.ways import Variant, groups
 from weft.runtime.attention.cost import Way
-from weft.runtime.attention.plan import choose, plan_among
+from weft.runtime.attention.plan import WorkList, plan_among
+from weft.runtime.attention.ways import GROUPED, UNGROUPED, named
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "gpu_kernels.json"
@@ -71,14 +72,15 @@ class Bench:
     pool_bytes: int = 3 << 30
 
     def __post_init__(self) -> None:
-        self._kernels: dict[tuple[Parts, Schedule, int], Kernels] = {}
+        self._kernels: dict[tuple[Parts, Schedule, int, bool], Kernels] = {}
         self._pools: tuple[Parts, Pools] | None = None
 
-    def kernels(self, shape: Parts, schedule: Schedule, rows: int) -> Kernels:
-        """Return the launchers of some tiles for steps of so many rows."""
-        key = shape, replace(schedule, chained=self.chained), rows
+    def kernels(self, shape: Parts, schedule: Schedule, rows: int, together: bool) -> Kernels:
+        """Return the launchers of some tiles for steps of so many rows; `together`: items of one
+        row are read several a program."""
+        key = shape, replace(schedule, chained=self.chained), rows, together
         if key not in self._kernels:
-            self._kernels[key] = Kernels.of(*key[:2], self.folder, rows)
+            self._kernels[key] = Kernels.of(*key[:2], self.folder, rows, together)
         return self._kernels[key]
 
     def pools(self, shape: Parts) -> Pools:
@@ -95,23 +97,29 @@ class Bench:
         """Compile what cells (shape, sequences, cascade) take, many kernels at a time."""
         kernels = []
         for shape, of, cascade in cells:
-            _, tiles, schedule = self.choice(shape, of, cascade)[0]
+            (name, tiles, schedule), _, _ = self.choice(shape, of, cascade)
             schedule = replace(schedule, chained=self.chained)
-            kernels += scheduled(tiles, schedule, of.count)
+            kernels += scheduled(tiles, schedule, of.count, name == GROUPED)
         compile_ahead(kernels, self.folder)
 
     def choice(
         self, shape: Parts, of: Sequences, cascade: bool | None = None
-    ) -> tuple[Variant, Way]:  # fmt: skip
-        """Return the kernels that the planner finds best, as the engine does, and their way."""
-        ways, batch = attention_ways(shape), of.batch(shape, np.arange(of.pages(shape)))
-        way, _ = choose(batch, list(ways), cascade)
-        return ways[way], way
+    ) -> tuple[Variant, Way, WorkList]:  # fmt: skip
+        """Return the kernels that the planner finds best, by the name that the engine knows them
+        by, the way that it plans for, and a list of it."""
+        ways = {
+            replace(way, grouped=way.name == UNGROUPED and groups(kernels.tiles)): kernels
+            for way, kernels in attention_ways(shape).items()
+        }  # fmt: skip
+        batch = of.batch(shape, np.arange(of.pages(shape)))
+        way, work = plan_among(batch, list(ways), cascade=cascade)
+        read = named(way, work.item_rows, work.item_high - work.item_low)
+        return ways[way]._replace(name=read), way, work
 
     def steps(self, shape: Parts, of: Sequences, cascade: bool | None = None) -> Decode:
         """Return decode steps, planned as the engine plans; `cascade` forces one choice."""
-        (name, tiles, schedule), way = self.choice(shape, of, cascade)
-        kernels = self.kernels(tiles, schedule, of.count)
+        (name, tiles, schedule), way, _ = self.choice(shape, of, cascade)
+        kernels = self.kernels(tiles, schedule, of.count, name == GROUPED)
         steps = Decode(kernels, of, self.pools(shape),
                        lambda batch: plan_among(batch, [way], cascade=cascade)[1])  # fmt: skip
         steps.schedule, steps.way = schedule, name

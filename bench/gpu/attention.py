@@ -16,7 +16,7 @@ from weft.codegen.triton.load import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention.parts import MANY, Parts, attention_parts
-from weft.passes.tile.attention.ways import join, launches, tuned
+from weft.passes.tile.attention.ways import grouped_launches, join, launches, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.plan import Batch, WorkList
 
@@ -84,11 +84,13 @@ class Sequences:
 Scheduled = tuple[Operation, Schedule]
 
 
-def scheduled(shape: Parts, schedule: Schedule, rows: int) -> list[Scheduled]:
+def scheduled(
+    shape: Parts, schedule: Schedule, rows: int, together: bool = False
+) -> list[Scheduled]:
     """Return the kernels of a way's items, the first with its schedule, and the join, of steps of
-    so many rows."""
+    so many rows; `together`: items of one row are read several a program."""
     usual = tuned(shape, shared=bool(shape.many))
-    _, *others = launches(usual, rows)
+    _, *others = grouped_launches(usual) if together else launches(usual, rows)
     first = attention_parts(replace(shape, items=MANY if shape.many else ""))
     others.append(join(shape, rows))
     return [
@@ -106,9 +108,11 @@ class Kernels:
     join: Callable[..., Any]
 
     @staticmethod
-    def of(shape: Parts, schedule: Schedule, folder: Path, rows: int) -> Kernels:
+    def of(
+        shape: Parts, schedule: Schedule, folder: Path, rows: int, together: bool = False
+    ) -> Kernels:
         """Return the launchers; files go to the folder."""
-        kernels = scheduled(shape, schedule, rows)
+        kernels = scheduled(shape, schedule, rows, together)
         *parts, join = [load_launcher(emit(*each), folder) for each in kernels]
         return Kernels(shape, parts, join)
 

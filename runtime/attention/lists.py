@@ -21,7 +21,7 @@ from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
 from .prompt_tiles import prompt_tiles
 from .rooms import ITEMS, Room, places_for
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
-from .ways import EITHER, GROUPED, UNGROUPED, grouped
+from .ways import EITHER, GROUPED, UNGROUPED, named
 
 ARRAYS = (
     "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
@@ -158,7 +158,7 @@ class AttentionLists:
         batch = Batch(table, lengths.astype(np.int64), starts)
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
-        apart, again, seconds, named = True, False, 0.0, self._choice[0].name
+        apart, again, seconds, read = True, False, 0.0, self._choice[0].name
         tiles = prompt_tiles(batch, self._shape) if self._prompts and not recorded else None
         batch = batch if tiles is None else tiles.without(batch)
         beside = tiles is not None and len(tiles.query) > 0
@@ -168,7 +168,7 @@ class AttentionLists:
             if tiles is not None:
                 joined = tiles.others(made.merge_query, made.merge_start, starts)
                 made = replace(made, merge_query=joined[0], merge_start=joined[1])
-            named = self._named(way, made)
+            read = named(way, made.item_rows, made.item_high - made.item_low)
             seconds += made.seconds
             again = again or made.again
             apart = self._list(made, str(window or ""), arrays, extents) and apart
@@ -180,7 +180,7 @@ class AttentionLists:
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
-        return Lists(arrays, extents, apart, seconds=seconds, way=named, again=again)
+        return Lists(arrays, extents, apart, seconds=seconds, way=read, again=again)
 
     def _list(
         self, made: WorkList, tail: str, arrays: dict[str, np.ndarray], extents: dict[str, int]
@@ -194,12 +194,6 @@ class AttentionLists:
                   "M": _first_items(made, self._shape)}  # fmt: skip
         extents |= {f"{PLANNED}{name}{tail}": count for name, count in counts.items()}
         return int(made.item_rows.max(initial=0)) <= self._shape.rows_few
-
-    def _named(self, way: Way, made: WorkList) -> str:
-        """Return the name of the way in which a list is read that was planned for one."""
-        short = made.item_high - made.item_low
-        together = way.name == UNGROUPED and GROUPED in self._ways
-        return GROUPED if together and grouped(made.item_rows, short, way.shape) else way.name
 
     def _selected(
         self, step: StepInput, table: np.ndarray, lengths: np.ndarray, rows: SparseRows

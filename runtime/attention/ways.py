@@ -123,6 +123,12 @@ def grouped(rows: np.ndarray, keys: np.ndarray, shape: Shape) -> bool:
     return full and short and singles(rows, shape.rows_few)
 
 
+def named(way: Way, rows: np.ndarray, keys: np.ndarray) -> str:
+    """Return the name of the way in which a list is read that was planned for one, and whose items
+    have some rows and keys."""
+    return GROUPED if way.grouped and grouped(rows, keys, way.shape) else way.name
+
+
 def rates_of(way: Way, queries: int, rows: np.ndarray, keys: np.ndarray) -> Rates:
     """Return the rates at which a way reads runs of some rows and keys each, of so many queries."""
     rates = way.rates_of(queries)

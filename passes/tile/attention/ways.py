@@ -119,10 +119,16 @@ def launches(shape: Parts, rows: int = 1) -> list[Operation]:
             for each, items in ((many, MANY), (few, FEW))]  # fmt: skip
 
 
+def groups(shape: Parts) -> bool:
+    """Whether items of few rows are read as `GROUPED` says where lists allow it, as was measured:
+    up to four rows share a small tile."""
+    return bool(shape.many) and _measured(shape) and 2 <= shape.rows_few <= 4
+
+
 def grouped_launches(shape: Parts) -> list[Operation]:
     """Return the same of lists whose items of few rows are read as `GROUPED` says, or none where
-    that was not measured: up to four rows share a small tile."""
-    if not (shape.many and _measured(shape) and 2 <= shape.rows_few <= 4):
+    they are not."""
+    if not groups(shape):
         return []
     return [attention_parts(replace(shape, items=MANY)), grouped(replace(shape, way=""))]
 

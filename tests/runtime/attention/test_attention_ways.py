@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from weft.bench import gpu_kernels
 from weft.bench.gpu_kernels import CASCADE, DECODE, Bench, Sequences
 from weft.compiler.attention_ways import attention_ways, planner_shape
 from weft.compiler.loading import executor_on
@@ -71,10 +72,9 @@ def step_of(batch: Batch) -> StepInput:
 )  # fmt: skip
 def test_the_engine_and_the_bench_choose_alike(heads: tuple[int, int], of: Sequences, tmp_path):
     shape = Parts(*heads, 128, page=64)
-    (name, *_), way = Bench(tmp_path, 1.0).choice(shape, of)
+    (name, *_), _, work = Bench(tmp_path, 1.0).choice(shape, of)
     batch = of.batch(shape, np.arange(of.pages(shape)))
-    _, work = plan_among(batch, [way])
-    found = lists_of(shape).plan(step_of(batch))
+    found = lists_of(shape, grouped=True).plan(step_of(batch))
     assert found.way == name
     for array in ("item_rows", "item_low", "item_high", "row_query", "row_slot", "merge_start"):
         assert np.array_equal(found.arrays[f"plan_{array}"], getattr(work, array)), array
@@ -86,6 +86,19 @@ def test_the_grid_asks_for_several_ways():
              for heads, of in GRID[::5]}  # fmt: skip
     assert len(found & {"three", "deep", "crowded", "wide"}) >= 2
     assert found >= {"large", "largest"}
+
+
+def test_the_bench_times_what_the_engine_launches_for_rows_read_several_a_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(
+        gpu_kernels, "compile_ahead", lambda kernels, folder: compiled.extend(kernels)
+    )
+    cells = Sequences(128, 0, 64, 8, 1024), Sequences(64, 2048, 256)
+    Bench(Path(), 1.0).compile((Parts(32, 8, 128, page=64), of, None) for of in cells)
+    ways = [kernel.attribute("way") for kernel, _ in compiled]
+    assert ways == [None, GROUPED, None, None, "crowded", None]
 
 
 @pytest.mark.parametrize(
