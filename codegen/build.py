@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..ir import expression, types
 from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError, KernelError, Warning
 from ..ir.printer import print_operation
@@ -39,7 +40,10 @@ from .tvm.emit import emit_tvm, identifier, kernel_name
 BUILD_BYTES = 8 << 20
 """Room for temporary files of a build: a library of all kernels of a model is about 1 MB."""
 
-BUILD_FOLDER = "weft-build-"
+BUILD_FOLDER, ASSEMBLY_FOLDER = "weft-build-", "weft-assemble-"
+
+COMPILED_FOR = {"kind": "llvm", "fast-math": True}
+"""What kernels are compiled for, but for the CPU."""
 
 Report = Callable[[Warning], None]
 
@@ -120,10 +124,13 @@ def compile_kernels(
 
 @cache
 def emitter_digest() -> str:
-    """Return a hash of the emitter's own source: kernels of an older emitter are not reused."""
-    folder = Path(__file__).parent
+    """Return a hash of the emitter's source, of what it asks of the IR, and of what kernels are
+    compiled for: kernels of an older emitter are not reused."""
+    folder, asked = Path(__file__).parent, (expression, types)
     files = [folder / "tile_analysis.py", *sorted((folder / "tvm").glob("*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    files += [Path(str(module.__file__)) for module in asked]
+    parts = (repr(COMPILED_FOR).encode(), *(file.read_bytes() for file in files))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def module_text(sources: Sequence[str]) -> str:
@@ -157,7 +164,7 @@ def assemble(llvm: str) -> str:
     """Return the assembly of a module of LLVM IR that TVM has made."""
     import tvm
 
-    with tempfile.TemporaryDirectory(prefix="weft-assemble-") as folder:
+    with _scratch(ASSEMBLY_FOLDER) as folder:
         path = Path(folder) / "kernels.ll"
         path.write_text(llvm, encoding="utf-8")
         return tvm.runtime.load_module(str(path)).inspect_source("s")
@@ -187,7 +194,6 @@ def _libraries(
         folder = unkept(full.message, full.hint_text)
         return there, dict.fromkeys((one.name for one in lacking), _build(lacking, folder))
     forget_drafts(cache.folder)
-    forget_drafts(Path(tempfile.gettempdir()), f"{BUILD_FOLDER}*")
     built: dict[str, Path] = {}
     for wait in (False, True):  # what others build meanwhile is theirs, unless they come to nothing
         with cache.locked((kernel.key for kernel in lacking), wait) as held:
@@ -195,7 +201,7 @@ def _libraries(
             mine = [one for one in lacking
                     if one.name not in there and (wait or one.key in held)]  # fmt: skip
             if mine:
-                with tempfile.TemporaryDirectory(prefix=BUILD_FOLDER) as folder:
+                with _scratch(BUILD_FOLDER) as folder:
                     library = _build(mine, Path(folder))
                     named = {one.name: one.key for one in mine}
                     try:
@@ -207,6 +213,12 @@ def _libraries(
         if not lacking:
             break
     return there, built
+
+
+def _scratch(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary folder; such that killed processes have left long ago go before."""
+    forget_drafts(Path(tempfile.gettempdir()), f"{prefix}*")
+    return tempfile.TemporaryDirectory(prefix=prefix)
 
 
 def _build(kernels: Sequence[Wanted], folder: Path) -> Path:
@@ -224,7 +236,7 @@ def _compile(text: str, names: list[str], places: bool = False) -> Any:
     from tvm.target import codegen
 
     cpu = named_cpu() or codegen.llvm_get_system_cpu()
-    target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "fast-math": True})
+    target = tvm.target.Target(COMPILED_FOR | {"mcpu": cpu})
     try:
         return tvm.compile(_read(text, places), target=target)
     except Exception as error:

@@ -1,4 +1,5 @@
-"""What the TVM emitter asks of a kernel before it writes: uses, masks, which values to keep.
+"""What the TVM emitter asks of a kernel before it writes: uses, masks, which values to keep; and
+what both emitters let reductions of integers start from.
 
 A tile value is *deferred* (written out where it is used) or *kept* in a local buffer.
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from ..ir.core import Operation, Region, Value
 from ..ir.expression import Handler, names, read
-from ..ir.types import dtype_of, shape_of
+from ..ir.types import DTYPE_BYTES, dtype_of, shape_of
 
 VIEWS = frozenset({"tile.expand", "tile.transpose", "tile.reshape"})
 _ROUNDED = ("bf16", "f8e4m3")
@@ -240,6 +241,13 @@ def _fixed_or_other(kind: str) -> str:
     return "fixed" if kind == "fixed" else "other"
 
 
+def integer_identity(op: str, dtype: str) -> int:
+    """Return the integer that changes no `sum`, `max` or `min` of a dtype's numbers."""
+    signed, bits = dtype.startswith("i"), 1 if dtype == "bool" else 8 * DTYPE_BYTES[dtype]
+    least = -(2 ** (bits - 1)) if signed else 0
+    return {"sum": 0, "max": least, "min": least + 2**bits - 1}[op]
+
+
 def store_value_position(store: Operation) -> int:
     """Return which operand of a store (or atomic add) is the value."""
     return len(store.operands) - (2 if store.attribute("masked") else 1)
@@ -268,4 +276,6 @@ def _all(region: Region) -> list[Operation]:
     return found
 
 
-__all__ = ["VIEWS", "Analysis", "Use", "names", "store_shape", "store_value_position"]
+__all__ = [
+    "VIEWS", "Analysis", "Use", "integer_identity", "names", "store_shape", "store_value_position",
+]  # fmt: skip

@@ -97,8 +97,11 @@ class Choices:
     def keep(self, kernel: Operation, choice: Choice) -> None:
         """Keep a choice, on disk too, beside those that other processes have kept since."""
         chosen = {key_of(print_operation(kernel)): asdict(choice)}
-        self._known = self._known | self._read_file() | chosen
-        if self._home.writable():
+        if not self._home.writable():
+            self._known = self._known | chosen
+            return
+        with self._home.locked([key_of(self.device)]):
+            self._known = self._known | self._read_file() | chosen
             text = json.dumps({"device": self.device, "choices": self._known}, indent=1)
             self._home.write(self.path, text.encode())
 

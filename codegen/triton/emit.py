@@ -19,15 +19,13 @@ from .expressions import TRITON, HostWriter, TritonWriter, Typed, cast
 from .loops import check_loops
 from .meeting import last_at, met_at, phase_lines
 from .names import identifier
-from .reductions import at_once, reductions
+from .reductions import at_once, padding, reductions
 from .shapes import padded_shapes
 from .signs import natural_values
 from .text import back, bare, helper_lines, lane_inside, pipelined, stride_of
 from .unpack import unpack_lines
 
 _REAL = frozenset({"f64", "f32", "bf16", "f16", "f8e4m3"})
-_IDENTITY = {"sum": "0", "max": "-float('inf')", "min": "float('inf')"}
-_INTEGER_IDENTITY = {"sum": "0", "max": "-2147483648", "min": "2147483647"}
 
 
 class CannotEmit(KernelError):
@@ -291,8 +289,7 @@ class _Emitter:
 
     def _reduce(self, operation: Operation) -> None:
         (operand,), op = operation.operands, operation["op"]
-        real = dtype_of(operand.type) in _REAL
-        fill = (_IDENTITY if real else _INTEGER_IDENTITY)[op]
+        fill = padding(op, dtype_of(operand.type))
         text = f"tl.{op}({self._kept(operand, operation['axis'], fill)}, {operation['axis']})"
         wide = Typed(text, "i32" if dtype_of(operand.type) in ("i8", "u8", "bool", "i16") else
                      dtype_of(operand.type))  # fmt: skip
@@ -300,8 +297,7 @@ class _Emitter:
 
     def _argmax(self, operation: Operation) -> None:
         (operand,), axis = operation.operands, operation["axis"]
-        real = dtype_of(operand.type) in _REAL
-        fill = (_IDENTITY if real else _INTEGER_IDENTITY)["max"]
+        fill = padding("max", dtype_of(operand.type))
         self._set(operation.result, f"tl.argmax({self._kept(operand, axis, fill)}, {axis})")
 
     def _scan(self, operation: Operation) -> None:

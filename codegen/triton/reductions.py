@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...ir.core import Operation
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of
+from ..tile_analysis import integer_identity
 from .names import identifier
 
 _TEXTS = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1})", "min": "tl.minimum({0}, {1})"}
+_PADDING = {"sum": "0", "max": "-float('inf')", "min": "float('inf')"}
 MOST = 8
 """Reductions at once: each holds registers until all are done."""
 
@@ -44,6 +46,11 @@ def at_once(first: Operation, others: Sequence[Operation | str]) -> str:
     results = ", ".join(identifier(operation.result.name) for operation in group)
     operands = ", ".join(identifier(operation.operands[0].name) for operation in group)
     return f"{results} = {_name(first['op'], len(group))}({operands}, {first['axis']})"
+
+
+def padding(op: str, dtype: str) -> str:
+    """Return what padded lanes hold, so that they change no reduction."""
+    return _PADDING[op] if dtype.startswith(("f", "bf")) else str(integer_identity(op, dtype))
 
 
 def reduction_lines(body: Sequence[str]) -> list[str]:

@@ -87,12 +87,13 @@ def _masked(emitter: Emitter, parts: Product, body: Callable[[Product], None]) -
     def copied() -> None:
         fixed = {
             side: _scratch(emitter, held, side == "b" and not parts.along_k)
-            for side, held in (("a", parts.a), ("b", parts.b))
+            for side, held in sides.items()
             if masks(held) != ""
         }
         body(replace(parts, ahead=None, **fixed))
 
-    conditions = [masks(parts.a), masks(parts.b)]
+    sides = {"a": parts.a, "b": parts.b, "acc": parts.acc}
+    conditions = [masks(held) for held in sides.values()]
     whole = None if None in conditions else " and ".join(text for text in conditions if text)
     versioned(emitter.out, whole, lambda: body(parts), copied)
 

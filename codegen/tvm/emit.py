@@ -22,9 +22,6 @@ from .loops import Writer, conjunction, elementwise
 from .registers import vector_registers
 from .values import Access, Held, broadcast, scalar, stored
 
-VERSION = 12
-"""Part of every cache key: raise it when the same tile IR becomes other text."""
-
 _RESERVED = {"T", "I", "range", "min", "max", "abs", "float", "int", "bool", *keyword.kwlist}
 
 
@@ -390,4 +387,4 @@ _RULES = {
     "tile.histogram": reductions.emit_histogram, "tile.for": control.emit_for,
 }  # fmt: skip
 
-__all__ = ["VERSION", "Emitter", "conjunction", "emit_tvm", "identifier", "kernel_name"]
+__all__ = ["Emitter", "conjunction", "emit_tvm", "identifier", "kernel_name"]

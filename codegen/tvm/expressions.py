@@ -59,7 +59,8 @@ def _literal(text: str, dtype: str) -> str:
     if dtype in _FLOATS:
         value = max(-_LARGEST, min(_LARGEST, float(text)))
         return f"T.{TVM_DTYPES[dtype]}({value!r})"
-    return f"T.{TVM_DTYPES[dtype]}({int(float(text))})"
+    whole = text.removeprefix("-").isdigit()  # as f64 it might be another number
+    return f"T.{TVM_DTYPES[dtype]}({int(text) if whole else int(float(text))})"
 
 
 def promoted(left: str, right: str) -> str:

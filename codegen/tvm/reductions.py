@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.core import Operation
 from ...ir.types import shape_of
+from ..tile_analysis import integer_identity
 from .expressions import literal
 from .loops import elementwise, lanes_for, write
 from .values import Access, Held, scalar, stored
@@ -19,12 +20,9 @@ LARGEST = 3.4028234663852886e38
 
 def identity(op: str, dtype: str) -> str:
     """Return the value that a reduction starts from; fast-math arithmetic has no infinity."""
-    if op == "sum":
-        return literal(0, dtype)
     if dtype in ("f32", "f64"):
-        return literal(-LARGEST if op == "max" else LARGEST, dtype)
-    bits = {"i64": 63, "i8": 7, "i16": 15}.get(dtype, 31)
-    return literal(-(2**bits) + 1 if op == "max" else 2**bits - 1, dtype)
+        return literal({"sum": 0, "max": -LARGEST, "min": LARGEST}[op], dtype)
+    return literal(integer_identity(op, dtype), dtype)
 
 
 def combined(op: str, left: str, right: str) -> str:

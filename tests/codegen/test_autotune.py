@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from weft.codegen.cache import key_of
 from weft.codegen.measure.autotune import Choices, search
 from weft.compiler import Compilation
 from weft.compiler.choices import choices_of
@@ -72,6 +73,25 @@ def test_two_processes_keep_each_others_choices(tmp_path: Path) -> None:
     other.keep(KERNEL, chosen)
     one.keep(matmul(Matmul(8, 16)), chosen)  # what one knew of KERNEL is older
     assert Choices(tmp_path, "one").find(KERNEL) == one.find(KERNEL) == chosen
+
+
+def test_nobody_keeps_a_choice_between_another_ones_reading_and_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices, seen = Choices(tmp_path, "one"), []
+    read = choices._read_file
+
+    def noticed() -> dict[str, Any]:
+        with choices._home.locked([key_of("one")], wait=False) as free:
+            seen.append(free)
+        return read()
+
+    choices._known  # read without a lock: what is written is whole  # noqa: B018
+    monkeypatch.setattr(choices, "_read_file", noticed)
+    choices.keep(KERNEL, search(USUAL, OTHERS, clock(u2=0.5)))
+    assert seen == [set()]
+    with choices._home.locked([key_of("one")], wait=False) as free:
+        assert free
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,8 @@ def test_what_killed_builds_have_left_goes_when_it_is_old(
     kept, rest = tmp_path / "kernels", tmp_path / "temporary"
     whole = [kept / f"{'0' * 40}{ending}" for ending in (".so", ".json", ".kernel", ".table")]
     drafts = [Path(f"{path}.a_b0c1d{age}") for path in whole for age in "12"]
-    folders = [rest / "weft-build-1", rest / "weft-build-2", rest / "another-1"]
+    names = ("weft-build-1", "weft-build-2", "weft-assemble-1", "weft-assemble-2", "another-1")
+    folders = [rest / name for name in names]
     for folder in (kept, *folders):
         folder.mkdir(parents=True)
     for file in (*whole, *drafts, *(folder / "kernels.so" for folder in folders)):
@@ -287,6 +288,25 @@ def test_what_killed_builds_have_left_goes_when_it_is_old(
         build(kept)
     assert {*whole, *drafts[1::2]} == {path for path in kept.iterdir() if path.suffix != ".lock"}
     assert sorted(rest.iterdir()) == sorted(folders[1:])
+    with build_module._scratch(build_module.ASSEMBLY_FOLDER):
+        assert folders[2] not in rest.iterdir() and folders[3] in rest.iterdir()
+
+
+def test_who_emits_or_compiles_otherwise_takes_no_kernel_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, found = build_module.emitter_digest.__wrapped__, []
+    found.append(digest())
+    with monkeypatch.context() as changed:
+        changed.setattr(build_module, "COMPILED_FOR", {"kind": "llvm"})
+        found.append(digest())
+    for module in (build_module.expression, build_module.types):
+        other = tmp_path / "other.py"
+        other.write_text(Path(str(module.__file__)).read_text() + "# more")
+        with monkeypatch.context() as changed:
+            changed.setattr(module, "__file__", str(other))
+            found.append(digest())
+    assert len({*found}) == 4 and digest() == found[0]
 
 
 def test_what_a_person_may_see(filled: Path) -> None:

@@ -14,6 +14,7 @@ from weft.codegen.meaning.reference import run_kernel
 from weft.codegen.tvm import emit
 from weft.codegen.tvm.emit import emit_tvm
 from weft.ir.schedule import Schedule
+from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.products.matmul import Matmul, blocks, matmul, schedule
 from weft.tests.codegen.tvm_cases import arrays, compile_one, run, tensors
 from weft.tests.each_time import each_time
@@ -119,6 +120,24 @@ def test_sums_stay_in_the_registers_that_a_cpu_has(
     values = tensors(kernel, arguments)
     other.launch(*values)
     close(arrays(values)[3], wanted)
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_what_a_mask_leaves_out_of_the_sum_that_a_product_begins_with(transposed: bool) -> None:
+    b = KernelBuilder("begun")
+    count, c, x = b.scalar("count"), b.buffer("c", "f32", 2, 8), b.buffer("x", "f32", 2, 8)
+    w, out = b.buffer("w", "f32", 8, 8), b.buffer("out", "f32", 2, 8)
+    rows, columns, depth = b.expand(b.iota(2), 1), b.expand(b.iota(8), 0), b.expand(b.iota(8), 1)
+    begun = b.load(c, rows, columns, mask=b.map("a < b", columns, count), other=0.25)
+    product = b.dot(b.load(x, rows, columns), b.load(w, depth, columns), begun, transposed)
+    b.store(out, rows, columns, product)
+    kernel = b.finish(1)
+    for whole in (5, 8):
+        rng = np.random.default_rng(whole)
+        given = [rng.standard_normal(shape).astype("f4") for shape in ((2, 8), (2, 8), (8, 8))]
+        right = given[2].T if transposed else given[2]
+        wanted = np.where(np.arange(8) < whole, given[0], 0.25) + given[1] @ right
+        close(run(kernel, [whole, *given, np.full((2, 8), np.nan, "f4")])[4], wanted)
 
 
 def test_tensors_at_odd_offsets() -> None:
