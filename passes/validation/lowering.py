@@ -11,6 +11,7 @@ from ...ir.types import KV, STREAM, list_of
 from ...ir.values import records_of
 from ...ir.vocabulary import ChatFormat, Part, Tokenizer
 from ..manager import Context
+from ..program.roles import Roles
 
 _CALLS = {"gen", "decode", "select", "score", "fork", "join", "inline"}
 _ALIKE = {"gen": "decode"}
@@ -42,7 +43,7 @@ def same_text(before: Module, after: Module, context: Context) -> Iterator[str]:
         if _host(function) != _host(plans[function["name"]]):
             yield f"{function['name'].name}: host operations have changed"
         yield from _asked_alike(before, function, plans[function["name"]], context)
-        old = list(_Program(context.chat).items(function))
+        old = list(_Program(context.chat, Roles.of(function)).items(function))
         written = _Plan(context.tokenizer)
         new = list(written.items(plans[function["name"]]))
         yield from written.problems
@@ -137,8 +138,9 @@ def _difference(before: list[Item], after: list[Item]) -> str:
 class _Program:
     """Reads a program's text in its order; chat messages as the model's format has them."""
 
-    def __init__(self, chat: ChatFormat) -> None:
+    def __init__(self, chat: ChatFormat, roles: Roles) -> None:
         self._chat = chat
+        self._roles = roles
 
     def items(self, function: Operation) -> Iterator[Item]:
         """Yield texts and operations."""
@@ -157,7 +159,8 @@ class _Program:
         elif kind == "append":
             yield "text", f"{{%{operation.operands[1].name}}}"
         elif kind in {"begin", "end"}:
-            frame = self._chat.frame((), operation["role"])
+            roles = self._roles.before(operation.operands[0])
+            frame = self._chat.frame(roles if kind == "begin" else roles[:-1], operation["role"])
             yield from _shown(frame.prefix if kind == "begin" else frame.suffix)
         elif kind in _CALLS:
             yield _ALIKE.get(kind, kind), _name(operation)

@@ -10,6 +10,8 @@ from ..manager import Context
 from .kv import freed_once
 from .kv_reads import lifetimes_hold
 from .lowering import same_text
+from .prefixes import prefixes_hold
+from .remote import shared_calls_hold
 from .streams import SameEvents, only_annotated
 from .tables import tables_hold
 
@@ -52,9 +54,9 @@ CHECKS: Mapping[str, Check] = {
     "fold-constants": SameEvents(),
     "drop-dead": SameEvents(frozenset({"call", "fork", "score"})),
     "canonicalize": SameEvents(),
-    "prefix-sharing": only_annotated,
+    "prefix-sharing": prefixes_hold,
     "compile-constraints": _tables,
-    "remote-calls": only_annotated,
+    "remote-calls": shared_calls_hold,
     "lower-to-plan": same_text,
     "free-kv": freed_once,
     "batching": _critical,

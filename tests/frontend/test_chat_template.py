@@ -11,9 +11,15 @@ from weft.frontend.chat_template import (
     load_chat_format,
     render_ids,
 )
+from weft.frontend.lower import lower
 from weft.frontend.models.config import UnreadableFile
+from weft.frontend.parser import parse_text
 from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
-from weft.ir.vocabulary import Frame
+from weft.ir.vocabulary import Frame, encode_parts
+from weft.passes.manager import Context, run_passes
+from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
+from weft.passes.program.prefixes.tree import prefix_tree
+from weft.passes.validation.registry import validation
 
 ZOO = Path(__file__).parents[2] / "zoo" / "tiny-dense"
 
@@ -88,6 +94,32 @@ CHAT = [("user", "What is 1+1?"), ("assistant", "2"), ("user", "And 2+2?"), ("as
 def test_frames_join_to_the_whole(template, messages, tokenizer):
     format = TemplateChat(template, tokenizer, VARIABLES)
     assert render_ids(format, tokenizer, messages) == whole(format, tokenizer, messages)
+
+
+@pytest.mark.parametrize("template", [QWEN, NO_SYSTEM])
+def test_programs_compile_for_templates_that_look_at_the_messages_before(template, tokenizer):
+    """Such a template refuses an assistant's message that stands first."""
+    text = """program judge(essay: str) -> str:
+    user "You judge: "
+    assistant gen first(max_tokens=3)
+    user "{essay}"
+    fork 2 as reviews:
+        assistant:
+            "I judge: "
+            gen review(max_tokens=4)
+        yield review
+    assistant select grade from ["A", "B"]
+    return grade
+"""
+    chat = TemplateChat(template, tokenizer, VARIABLES)
+    context = Context(tokenizer=tokenizer, chat=chat, validate=validation())
+    plan, _ = run_passes(
+        (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES), lower(parse_text(text)), context
+    )
+    first = prefix_tree(plan, "judge", tokenizer, [{"essay": "one"}]).calls[0].prompt
+    user, answer = chat.frame((), "user"), chat.frame(("user",), "assistant")
+    parts = (*chat.start(), *user.prefix, "You judge: ", *user.suffix, *answer.prefix)
+    assert first.elements == tuple(encode_parts(tokenizer, parts))
 
 
 def test_zoo_template_equals_transformers():

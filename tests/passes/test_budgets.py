@@ -246,6 +246,28 @@ program outer(x: str) -> str:
     assert named in told and "before" not in told and "first" not in told
 
 
+def test_of_two_forks_of_one_name_the_one_that_needs_most_is_told(context):
+    text = """
+program twice(x: str) -> str:
+    "{x}"
+    fork 2 as sides:
+        "small"
+        gen little(max_tokens=2)
+        yield little
+    fork 3 as sides:
+        "large"
+        fork 4 as inner:
+            "x"
+            gen much(max_tokens=100)
+            yield much
+        yield inner[0]
+    return sides[0]
+"""
+    row = sizes(bytes_x=6, text_x=6)
+    told = prove_memory(planned(text, context), "twice", row, Limits(4, 2000), 10).explain(100)
+    assert "fork sides (3) x fork inner (4)" in told and "(gen much of 100)" in told
+
+
 def test_without_z3_a_cached_proof_is_read_and_else_the_message_says_so(
     context, tmp_path, monkeypatch
 ):

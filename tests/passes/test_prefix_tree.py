@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.frontend.checker import check
@@ -74,6 +75,41 @@ def _computed(calls) -> int:
     return computed
 
 
+ROWS_BEGIN = {
+    "a round goes on with the text": ("""program p(xs: list[str]) -> str:
+    "xa"
+    for x in xs:
+        "{x}"
+    gen y(max_tokens=1)
+    return y
+""", [{"xs": ["b"]}, {"xs": ["c"]}]),
+    "one row returns before the second text": ("""program p(xs: list[str]) -> str:
+    "xa"
+    if xs == []:
+        gen x(max_tokens=1)
+        return x
+    "d"
+    gen y(max_tokens=1)
+    return y
+""", [{"xs": []}, {"xs": ["c"]}]),
+    "a space goes to the gen": ("""program p(xs: list[str]) -> str:
+    "xa "
+    gen y(max_tokens=1)
+    return y
+""", [{"xs": []}, {"xs": ["c"]}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROWS_BEGIN)
+def test_rows_begin_with_as_many_tokens_as_their_program_says(case):
+    text, rows = ROWS_BEGIN[case]
+    context = Context(tokenizer=ToyTokenizer(["ab"]), chat=MarkerChat())
+    plan, records = run_passes((*PROGRAM_PASSES, *LOWERING), lower(parse_text(text)), context)
+    shared = next(one.after for one in records if one.name == "prefix-sharing")
+    calls = prefix_tree(plan, "p", context.tokenizer, rows).calls
+    assert 0 < shared.symbol("p")["prefix"]["tokens"] <= common([c.prompt.elements for c in calls])
+
+
 def test_why_prompts_part_is_said_with_the_line():
     plan, context = plan_of(JUDGE)
     rows = [{"essay": "one", "sides": ["a"]}, {"essay": "two", "sides": ["a"]}]
@@ -139,6 +175,67 @@ def test_loops_of_unknown_length_know_only_what_every_round_is_given():
         *known, said, _, _ = call.prompt.elements
         assert context.tokenizer.decode(known[-5:]) == "Round"
         assert "one of several texts" in said.name
+
+
+RETURNS_EARLY = """program inner(a: bool) -> str:
+    if a:
+        return "early"
+    return "late"
+
+program nested(a: bool, b: bool) -> str:
+    if a:
+        if b:
+            return "early"
+    "y"
+    gen y(max_tokens=2)
+    return y
+
+program looped(xs: list[str]) -> str:
+    for x in xs:
+        if x == "a":
+            return "early"
+    "y"
+    gen y(max_tokens=2)
+    return y
+
+program called(a: bool) -> str:
+    let v = call inner(a)
+    "{v}|"
+    gen y(max_tokens=2)
+    return y
+
+program inlined(a: bool) -> str:
+    let v = inline inner(a)
+    "{v}|"
+    gen y(max_tokens=2)
+    return y
+"""
+
+
+@pytest.mark.parametrize("name", ["nested", "looped", "called", "inlined"])
+def test_what_may_return_early_leaves_nothing_sure_behind_it(name):
+    """What follows in the same program may not run; a caller goes on, with one of two values."""
+    plan, context = plan_of(RETURNS_EARLY)
+    (call,) = prefix_tree(plan, name, context.tokenizer).calls
+    assert call.sure == (name in {"called", "inlined"})
+    said = "".join(str(each) for each in call.prompt.elements if not isinstance(each, int))
+    assert said == ("{one of several texts}|" if call.sure else "")
+
+
+def test_a_row_ends_at_a_fork_that_no_run_makes():
+    plan, context = plan_of("""program wide(count: int) -> str:
+    "x"
+    gen first(max_tokens=2)
+    fork count as all:
+        gen said(max_tokens=2)
+        yield said
+    return first
+""")
+    rows = [{"count": 10**9}, {"count": -1}, {"count": 2}]
+    calls = prefix_tree(plan, "wide", context.tokenizer, rows).calls
+    assert [(call.row, call.name) for call in calls] == [
+        (0, "first"), (1, "first"), (2, "first"), (2, "said"), (2, "said"),
+    ]  # fmt: skip
 
 
 @settings(max_examples=examples(100), deadline=None, derandomize=True)

@@ -6,6 +6,7 @@ import pytest
 from weft.ir.parser import parse_module
 from weft.passes.manager import Context, run_passes
 from weft.passes.program.endpoints.calls import NoBaseline, NotOverChat, RemoteCalls
+from weft.passes.validation.registry import CHECKS
 
 HEAD = "program.func name = @f, parameters = [], returns = str { |%s: stream, %x: str|\n"
 
@@ -49,6 +50,24 @@ def test_a_chain_of_gens_shares_a_call():
 def test_it_can_be_told_not_to():
     text, said = after(chain(), RemoteCalls(merge=False))
     assert "ahead" not in text and said[-1].endswith("3 calls")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chain().replace(STOP, STOP + ", ahead = 3", 1),  # two follow
+        chain(first=", ahead = 1"),  # nothing says where its text ends
+        chain(first=STOP + ", ahead = 1", text='" b"'),
+        chain(first=STOP + ", ahead = 1", type="int", second=""),
+        chain(first=STOP + ", temperature = 1.0, ahead = 1"),
+        chain(first=', stop = regex<"x">, ahead = 1'),
+    ],
+)
+def test_a_wrong_count_of_what_one_answer_holds_is_caught(body):
+    module = parse_module(HEAD + body + "\n  program.return\n}\n")
+    assert list(CHECKS["remote-calls"](module, module, Context()))
+    right = parse_module(after(chain())[0])
+    assert not list(CHECKS["remote-calls"](right, right, Context()))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from weft.frontend.checker import check
 from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
-from weft.ir.core import Module, Operation, Symbol, Table, make
+from weft.ir.core import Module, Operation, Symbol, Table, freeze, make, thaw
 from weft.ir.parser import parse_module
 from weft.ir.types import INT
 from weft.ir.verifier import verify
@@ -247,6 +247,41 @@ def test_a_dropped_gen_or_tool_is_caught():
     after = rewrite(before, no_gen)
     verify(after, ("program",))
     assert problems("drop-dead", before, after)
+
+
+def prefix(key: str, change: Callable) -> Callable[[Operation], list[Operation]]:
+    def changed(operation: Operation) -> list[Operation]:
+        table = thaw(operation["prefix"])
+        return [operation.with_attributes(prefix=freeze({**table, key: change(table[key])}))]
+
+    return changed
+
+
+PREFIX_FAULTS: dict[str, Fault] = {
+    "a token more above a fork": each("program.fork", prefix("tokens", lambda count: count + 1)),
+    "a value left out": each("program.fork", prefix("values", lambda names: names[1:])),
+    "a branch more": each("program.fork", prefix("width", lambda width: width + 1)),
+    "no prefix": each("program.fork", changed(prefix=None)),
+    "rows share a token more": each("program.func", prefix("tokens", lambda count: count + 1)),
+}
+
+
+@pytest.mark.parametrize("fault", PREFIX_FAULTS)
+def test_a_wrong_number_of_what_is_shared_is_caught(fault):
+    text = """program judge(essay: str) -> str:
+    system "You judge."
+    user "{essay}"
+    fork 2 as reviews:
+        user "Again."
+        gen review(max_tokens=4)
+        yield review
+    return reviews[0]
+"""
+    _, records = run_passes(PROGRAM_PASSES, lower(parse_text(text)), a_context())
+    record = next(one for one in records if one.name == "prefix-sharing")
+    assert problems("prefix-sharing", record.before, record.after) == []
+    broken = rewrite(record.after, once(PREFIX_FAULTS[fault]))
+    assert broken != record.after and problems("prefix-sharing", record.before, broken)
 
 
 def test_a_change_beside_annotations_is_caught():

@@ -9,8 +9,8 @@ from ....ir.core import Module, Operation, Region, Symbol, Term, walk
 from ....ir.diagnostics import PassError
 from ....ir.program import EFFECTS, SAMPLING, VALUE_NAMES, WHO
 from ...manager import Context, ProgramPass
+from ..roles import Roles
 from .count import describe_calls
-from .roles import Roles
 
 STR = Term("str")
 _SAME = (*SAMPLING, *WHO)

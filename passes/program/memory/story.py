@@ -23,7 +23,7 @@ def story(programs: Mapping[str, Operation], program: str, peak: Peak, limits: L
         told.append(_named(use))
         if use.inner is None:
             break
-        peak, region = use.inner, _inside(region, use.what, programs)
+        peak, region = use.inner, _inside(region, use.what, use.inner, programs)
     return " x ".join([*told, f"a stream of {peak.tokens} tokens{_gens(region)}"])
 
 
@@ -36,13 +36,29 @@ def _named(use: Use) -> str:
     return use.what if use.times == 1 else f"{number(use.times)} {use.what}"
 
 
-def _inside(region: Region, what: str, programs: Mapping[str, Operation]) -> Region:
-    """Return the region of a fork or a call that a frame has as its part."""
+def _inside(region: Region, what: str, peak: Peak, programs: Mapping[str, Operation]) -> Region:
+    """Return the region of a fork or a call that a frame has as its part.
+
+    Of forks of one name, it is the one of most tokens that has the forks inside it that `peak` has.
+    """
     kind, _, name = what.partition(" ")
     if kind == "call":
         return programs[name].regions[0]
-    found = (op for op, _ in _of_stream(region) if op.name == "plan.fork" and op["name"] == name)
-    return next(found).regions[0]
+    wanted = {use.what for use in peak.parts if use.what.startswith("fork ")}
+    found = [
+        fork.regions[0]
+        for fork in _forks(region)
+        if fork["name"] == name and wanted <= _names_of_forks(fork.regions[0])
+    ]
+    return max(found, key=lambda inner: sum(gen["max_tokens"] for gen, _ in _gens_of(inner)))
+
+
+def _forks(region: Region) -> list[Operation]:
+    return [operation for operation, _ in _of_stream(region) if operation.name == "plan.fork"]
+
+
+def _names_of_forks(region: Region) -> set[str]:
+    return {f"fork {operation['name']}" for operation in _forks(region)}
 
 
 def _of_stream(region: Region, again: bool = False) -> Iterator[tuple[Operation, bool]]:
@@ -55,8 +71,12 @@ def _of_stream(region: Region, again: bool = False) -> Iterator[tuple[Operation,
                 yield from _of_stream(inner, loops)
 
 
+def _gens_of(region: Region) -> list[tuple[Operation, bool]]:
+    return [(op, again) for op, again in _of_stream(region) if op.name == "plan.decode"]
+
+
 def _gens(region: Region) -> str:
-    gens = [(op, again) for op, again in _of_stream(region) if op.name == "plan.decode"]
+    gens = _gens_of(region)
     if not gens:
         return ""
     largest = sorted(gens, key=lambda gen: -gen[0]["max_tokens"])[:MOST_GENS]

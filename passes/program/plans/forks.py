@@ -62,7 +62,7 @@ class BlockLowering(ControlLowering):
         why = ""
         if operation.operands[0].name in self.outer:  # its kv is used again outside of here
             why = "it may run not at all, or again"
-        elif not self._adds_text(region):
+        elif not self._adds_text(region, self.streams[operation.operands[0].name].roles):
             why = "its branches may generate at once"
         elif not always_calls(region, self._lowering.records):
             why = "a branch may never read it"
@@ -70,13 +70,13 @@ class BlockLowering(ControlLowering):
             context.left(f"fork {name}: each branch's memory counts its prefix: {why}", span)
         return not why
 
-    def _adds_text(self, region: Region) -> bool:
+    def _adds_text(self, region: Region, roles: tuple[str, ...]) -> bool:
         """Whether a branch certainly has a token of its own before it calls the model."""
         for operation in region.operations:
             if operation.name == "program.literal" and operation["text"].strip(" "):
                 return True
             if operation.name == "program.begin":
-                return bool(self._lowering.chat.frame((), operation["role"]).prefix)
+                return bool(self._lowering.chat.frame(roles, operation["role"]).prefix)
             if operation.name not in VALUE_NAMES | {"program.literal", "program.append"}:
                 return False
         return False

@@ -38,6 +38,8 @@ class Frame:
     path: Path = ()
     sure: bool = True
     seen: Counter[str] = field(default_factory=Counter)
+    left: list[tuple[Any, ...]] = field(default_factory=list)
+    """What a condition that is not known may have returned before: then nothing here is sure."""
 
     def occurrence(self, name: str) -> int:
         """Return how often `name` has run in this frame before."""
@@ -51,7 +53,7 @@ class Frame:
 
 
 class Enough(Exception):
-    """Nothing that is left of a row can begin with other known text."""
+    """A row ends here: it fails, or nothing that is left can begin with other known text."""
 
 
 class CallWalk:

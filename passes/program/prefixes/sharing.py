@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from ....ir.core import Module, Operation, Value, freeze, walk
 from ....ir.types import STREAM
-from ....ir.vocabulary import Part, encode_parts
+from ....ir.vocabulary import Part, encode_parts, split_heal
 from ...manager import Context, ProgramPass
 from ...rewrite import rewrite_list
+from ..roles import Roles
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class _Function:
     def __init__(self, function: Operation, context: Context) -> None:
         self._function = function
         self._context = context
+        self._roles = Roles.of(function)
         self._definitions: dict[str, Operation] = {}
         self._region_streams: dict[str, Operation] = {}
         self._constants: dict[str, Any] = {}
@@ -97,7 +99,7 @@ class _Function:
                 parts.append(operation["text"])
             elif operation.name in {"program.begin", "program.end"}:
                 parts += self._frame(operation)
-            elif any(value.type == STREAM for value in (*operation.operands, *operation.results)):
+            elif uses_stream(operation):
                 stop = operation
                 break
         parts = _closed(parts, stop)
@@ -146,8 +148,9 @@ class _Function:
     def _frame(self, operation: Operation) -> list[Part]:
         if self._context.chat is None:
             return [f"<{operation['role']}>"] if operation.name == "program.begin" else []
-        frame = self._context.chat.frame((), operation["role"])
-        return list(frame.prefix if operation.name == "program.begin" else frame.suffix)
+        opens, roles = operation.name == "program.begin", self._roles.before(operation.operands[0])
+        frame = self._context.chat.frame(roles if opens else roles[:-1], operation["role"])
+        return list(frame.prefix if opens else frame.suffix)
 
     def _width(self, count: Value) -> int | str:
         constant = self._constants.get(count.name)
@@ -165,13 +168,26 @@ class _Function:
         return sum(part != _BORDER for part in encode_parts(self._context.tokenizer, parts))
 
 
+def uses_stream(operation: Operation) -> bool:
+    """Whether an operation, or one inside it, has to do with a stream."""
+    return any(
+        value.type == STREAM
+        for inner in walk((operation,))
+        for value in (*inner.operands, *inner.results)
+    )
+
+
 _BORDER = -1
 """Stands, among ids, for a value between two known texts: they are not encoded together."""
 
 
 def _closed(parts: list[Part], stop: Operation | None) -> list[Part]:
-    """Drop the last text where a value touches it: its tokens depend on the value."""
-    if stop is not None and stop.name == "program.append" and parts and isinstance(parts[-1], str):
-        while parts and isinstance(parts[-1], str):
-            parts = parts[:-1]
+    """Drop what follows may change: the last text, where a value or a region may go on with it, and
+    the space that a model call is given back."""
+    if stop is None or stop.name == "program.fork":
+        return parts
+    if stop.name in {"program.gen", "program.select", "program.score"}:
+        return list(split_heal(parts)[0])
+    while parts and isinstance(parts[-1], str):
+        parts = parts[:-1]
     return parts

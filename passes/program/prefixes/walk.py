@@ -8,10 +8,13 @@ of unknown length one round, a fork of unknown width one branch: calls made ther
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ....ir.core import Module, Operation, Region, walk
+from ....ir.diagnostics import RunError
+from ....ir.evaluate import branches_of
 from ....ir.program import VALUE_NAMES
 from ....ir.vocabulary import Tokenizer
 from .boundaries import common
@@ -53,7 +56,8 @@ class PlanWalk(CallWalk):
             name = parameter["name"]
             unknown = Unknown((number, "argument", name), name)
             values.append(arguments.get(name, unknown))
-        self._region(region, values, Frame(Known()))
+        with suppress(Enough):
+            self._region(region, values, Frame(Known()))
         return self._calls
 
     def beginning(self, arguments: Mapping[str, Any]) -> list[Call]:
@@ -66,8 +70,6 @@ class PlanWalk(CallWalk):
         self._first_unknown_ends, self._closes = self._one_stream, True
         try:
             return self.row(0, arguments)
-        except Enough:
-            return self._calls
         finally:
             self._first_unknown_ends = self._closes = False
 
@@ -108,14 +110,18 @@ class PlanWalk(CallWalk):
         outcomes = [self._region(region, (), frame) for region in operation.regions]
         going_on = [found for found in outcomes if f"plan.{found[0]}" not in _EXITS]
         if len(going_on) == 1:
+            frame.left += [results for kind, results in outcomes if f"plan.{kind}" in _EXITS]
             return going_on[0]
-        frame.sure = sure
-        (kind, left), (_, right) = going_on or outcomes
+        frame.sure = sure and not frame.left
+        ways = [results for _, results in going_on or outcomes]
+        return outcomes[0][0], tuple(self._alike(ways, operation, frame))
+
+    def _alike(
+        self, ways: Sequence[Sequence[Any]], operation: Operation, frame: Frame
+    ) -> list[Any]:
+        """Return what is known of values, of which one of several ways gives each."""
         place = (self._row, frame.path, operation.span, frame.occurrence(operation.name))
-        merged = [
-            self._merged(pair, place, at) for at, pair in enumerate(zip(left, right, strict=False))
-        ]
-        return kind, tuple(merged)
+        return [self._merged(each, place, at) for at, each in enumerate(zip(*ways, strict=False))]
 
     def _merged(self, values: Sequence[Any], place: tuple[Any, ...], at: int) -> Any:
         """Return what is known of a value that is one of several."""
@@ -151,19 +157,20 @@ class PlanWalk(CallWalk):
         sure, frame.sure = frame.sure, False
         place = (self._row, frame.path, operation.span, frame.occurrence(operation.name))
         item = [Unknown((*place, "item"), f"each of {of[1]}")] if of else []
-        start, seen = len(self._calls), frame.seen.copy()
+        start, seen, left = len(self._calls), frame.seen.copy(), list(frame.left)
         while True:  # until what the round is given is all that any round is given
             del self._calls[start:]
-            frame.seen = seen.copy()
+            frame.seen, frame.left = seen.copy(), list(left)
             kind, results = self._region(region, (*item, *carried), frame)
             if f"plan.{kind}" in _EXITS:  # no further round is given what this one returns
+                frame.left.append(results)
                 results = carried
             pairs = zip(carried, results, strict=True)
             merged = [self._merged(pair, place, at) for at, pair in enumerate(pairs)]
             if merged == carried:
                 break
             carried = merged
-        frame.sure = sure
+        frame.sure = sure and not frame.left
         return carried
 
     def _while(self, operation: Operation, frame: Frame) -> Outcome | None:
@@ -184,10 +191,12 @@ class PlanWalk(CallWalk):
         return None
 
     def _inline(self, operation: Operation, frame: Frame) -> None:
-        stream, sure = frame.known.get(operation.operands[0]), frame.sure
+        stream, sure, left = frame.known.get(operation.operands[0]), frame.sure, frame.left
+        frame.left = []
         _, results = self._region(operation.regions[0], (stream,), frame)
-        frame.sure = sure
-        frame.known.bind(operation.results, results)
+        given = self._alike([results, *frame.left], operation, frame)
+        frame.sure, frame.left = sure, left
+        frame.known.bind(operation.results, given)
 
     def _call(self, operation: Operation, frame: Frame) -> None:
         """Walk a called program: it has a stream of its own."""
@@ -202,7 +211,8 @@ class PlanWalk(CallWalk):
         region = self._programs[name].regions[0]
         _, results = self._region(region, (Text(), *operands), inner)
         self._stack.pop()
-        frame.known.bind(operation.results, (results[0] if results else None,))
+        ways = [each[:1] or (None,) for each in (results, *inner.left)]
+        frame.known.bind(operation.results, self._alike(ways, operation, frame))
 
     # Forks.
 
@@ -215,7 +225,7 @@ class PlanWalk(CallWalk):
         if each:
             elements = [Unknown((self._row, frame.path, name, occurrence), f"each of {over.name}")]
         else:
-            elements = list(range(over)) if isinstance(over, int) else list(over)
+            elements = self._branches(operation, over)
         found, start = [], len(self._calls)
         for number, element in enumerate(elements):
             inner = frame.branch(name, occurrence, "each" if each else number, True)
@@ -230,6 +240,13 @@ class PlanWalk(CallWalk):
         if each:
             values[0] = Unknown((self._row, frame.path, name, occurrence, "all"), name)
         frame.known.bind(operation.results, values)
+
+    def _branches(self, operation: Operation, over: int | Sequence[Any]) -> list[Any]:
+        """Return what branches are over; of too many, or fewer than none, a run fails here."""
+        try:
+            return branches_of(over, self._row, operation.span)
+        except RunError:
+            raise Enough from None
 
     def _join(self, operation: Operation, frame: Frame) -> None:
         texts, points = (frame.known.get(value) for value in operation.operands)

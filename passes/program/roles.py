@@ -1,15 +1,18 @@
-"""Which message, if any, is open at each stream value of a program."""
+"""The chat messages of a program's streams: which have begun, and whether the last one is open."""
 
 from __future__ import annotations
 
-from ....ir.core import Operation, Region, Value, walk
+from ...ir.core import Operation, Region, Value, walk
+
+_ENDS = {"fork": "program.yield", "if": "program.yield", "inline": "program.leave"}
 
 
 class Roles:
-    """The role of the open message at each stream; None outside of messages."""
+    """The roles of the messages of each stream, in order; a loop's are those of its first round."""
 
     def __init__(self) -> None:
-        self._roles: dict[str, str | None] = {}
+        self._begun: dict[str, tuple[str, ...]] = {}
+        self._open: set[str] = set()
 
     @staticmethod
     def of(function: Operation) -> Roles:
@@ -18,9 +21,13 @@ class Roles:
         roles._region(function.regions[0])
         return roles
 
+    def before(self, stream: Value) -> tuple[str, ...]:
+        """Return the roles of the messages that a stream has begun."""
+        return self._begun.get(stream.name, ())
+
     def open_in(self, stream: Value) -> str | None:
-        """Return the role of the message that is open at a stream."""
-        return self._roles.get(stream.name)
+        """Return the role of the message that is open at a stream; None outside of messages."""
+        return self._begun[stream.name][-1] if stream.name in self._open else None
 
     def _region(self, region: Region) -> None:
         for operation in region.operations:
@@ -31,7 +38,11 @@ class Roles:
         if kind in {"literal", "append", "gen", "select", "join"}:
             self._same(operation.results[0], operation.operands[0])
         elif kind == "begin":
-            self._roles[operation.results[0].name] = operation["role"]
+            stream = operation.result.name
+            self._begun[stream] = (*self.before(operation.operands[0]), operation["role"])
+            self._open.add(stream)
+        elif kind == "end":
+            self._begun[operation.result.name] = self.before(operation.operands[0])
         elif kind in {"fork", "inline"}:
             self._same(operation.regions[0].arguments[0], operation.operands[0])
             self._region(operation.regions[0])
@@ -39,21 +50,26 @@ class Roles:
         elif kind == "for":
             self._carry(operation.regions[0].arguments[1:], operation.operands[1:])
             self._region(operation.regions[0])
-            self._carry(operation.results, operation.operands[1:])
+            self._looped(operation, operation.operands[1:])
         elif kind == "while":
             for region in operation.regions:
                 self._carry(region.arguments, operation.operands)
                 self._region(region)
-            self._carry(operation.results, operation.operands)
+            self._looped(operation, operation.operands)
         elif kind == "if":
             for region in operation.regions:
                 self._region(region)
             self._results(operation)
 
+    def _looped(self, operation: Operation, carried: tuple[Value, ...]) -> None:
+        """Take the roles of a loop's results from the end of a round, where it has one."""
+        last = operation.regions[-1].operations[-1:]
+        goes_on = last and last[0].name == "program.yield"
+        self._carry(operation.results, last[0].operands if goes_on else carried)
+
     def _results(self, operation: Operation) -> None:
-        """Take the roles of results from what a region gives, whichever gives any."""
-        ends = {"fork": "program.yield", "if": "program.yield", "inline": "program.leave"}
-        end = ends[operation.name.partition(".")[2]]
+        """Take the roles of results from what a region gives, the last one that gives any."""
+        end = _ENDS[operation.kind]
         inner = [op for op in walk(_operations(operation)) if op.name == end]
         if operation.name != "program.inline":
             last = [region.operations[-1] for region in operation.regions if region.operations]
@@ -66,8 +82,10 @@ class Roles:
             self._same(value, source)
 
     def _same(self, value: Value, source: Value) -> None:
-        if source.name in self._roles:
-            self._roles[value.name] = self._roles[source.name]
+        if source.name in self._begun:
+            self._begun[value.name] = self._begun[source.name]
+            self._open.discard(value.name)
+            self._open |= {value.name} if source.name in self._open else set()
 
 
 def _operations(operation: Operation) -> tuple[Operation, ...]:
