@@ -65,7 +65,10 @@ class TritonWriter(Handler[Typed]):
         dtype = "f32" if op == "/" and not _is_real(left, right) else wider(left, right)
         if op == "/" and "literal" in (left.dtype, right.dtype):
             left, right = _real_literal(left), _real_literal(right)
-        if op in ("//", "%") and not left.natural and not _is_real(left, right):
+        if op in ("//", "%") and _is_real(left, right):
+            a, b = (cast(_real_literal(value), dtype).text for value in (left, right))
+            return _real_division(op, a, b, dtype)
+        if op in ("//", "%") and not left.natural:
             return _rounded_down(op, left, right, dtype)
         either = left.natural or right.natural
         natural = left.natural and right.natural and op != "-" or op == "&" and either
@@ -164,6 +167,13 @@ def _rounded_down(op: str, left: Typed, right: Typed, dtype: str) -> Typed:
     else:
         text = f"(tl.where({a} < 0, {a} - ({b} - 1), {a}) // {b})"
     return Typed(text, dtype, op == "%")
+
+
+def _real_division(op: str, a: str, b: str, dtype: str) -> Typed:
+    """Return `//` or `%` of reals, rounded down: Triton has no `//` of them, and its `%` has the
+    sign of what is divided."""
+    whole = f"tl.floor({a} / {b})"
+    return Typed(whole if op == "//" else f"({a} - {whole} * {b})", dtype)
 
 
 def _is_real(*values: Typed) -> bool:

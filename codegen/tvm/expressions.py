@@ -44,7 +44,9 @@ def coerce(value: Typed, dtype: str) -> str:
         return value.text
     name = TVM_DTYPES[dtype]
     if value.dtype in _LITERALS:
-        return f"T.bool({value.text != '0'})" if dtype == "bool" else _literal(value.text, dtype)
+        return (
+            f"T.bool({float(value.text) != 0})" if dtype == "bool" else _literal(value.text, dtype)
+        )
     if dtype == "bool":
         return f"({value.text} != {coerce(Typed('0', 'int'), value.dtype)})"
     return f'T.Cast("{name}", {value.text})'
@@ -66,12 +68,10 @@ def _literal(text: str, dtype: str) -> str:
 def promoted(left: str, right: str) -> str:
     """Return the dtype that an arithmetic operation of two dtypes has."""
     pair = {left, right}
-    for dtype in ("f64", "f32", "i64", "u32"):
-        if dtype in pair:
-            return dtype
-    if "float" in pair:
-        return "float" if pair <= set(_LITERALS) else "f32"
-    return "int" if pair == {"int"} else "i32"
+    if pair <= set(_LITERALS):
+        return "float" if "float" in pair else "int"
+    found = next((dtype for dtype in ("f64", "f32", "float", "i64", "u32") if dtype in pair), "i32")
+    return "f32" if found == "float" else found
 
 
 class ExpressionText(Handler[Typed]):
@@ -154,7 +154,9 @@ class ExpressionText(Handler[Typed]):
             case "dot4":
                 return self._dot4(*(coerce(argument, "i32") for argument in arguments))
             case "abs" if first.dtype not in (*_FLOATS, "float"):
-                return Typed(f"T.abs({coerce(first, 'i32')})", "i32")
+                dtype = promoted(_solid(first.dtype), "i32")
+                text = coerce(first, dtype)
+                return Typed(text if dtype == "u32" else f"T.abs({text})", dtype)
         dtype = "f64" if first.dtype == "f64" else "f32"
         macro = "T." if function in ("sqrt", "abs", "floor") else "m_"
         return Typed(f"{macro}{function}({coerce(first, dtype)})", dtype)

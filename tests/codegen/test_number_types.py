@@ -1,8 +1,10 @@
-"""Reductions of the least and the largest integers of each type, as the reference does them."""
+"""Numbers of each type: reductions of the least and the largest integers, and expressions of reals
+and of 64 bits, as the reference does them."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,12 +54,41 @@ def agree(found: list[Any]) -> None:
     assert found[2].tolist() == [0, 0, 5]
 
 
-def test_compiled_for_cpu() -> None:
+REAL = ("a // 5", "a % 5", "a % 0.5", "b * 0.5", "where(b > 0, 0.5, a)", "f32(b) // 2.0")
+WHOLE = ("abs(b)", "max(b, 1) - 1")
+
+
+def expressed() -> Operation:
+    """Rows of REAL and of WHOLE, of a [4] f32 and b [4] i64."""
+    b = KernelBuilder("expressed")
+    lane = b.iota(4)
+    values = [
+        b.load(b.buffer(name, dtype, 4), lane) for name, dtype in (("x", "f32"), ("n", "i64"))
+    ]
+    for name, dtype, texts in (("real", "f32", REAL), ("whole", "i64", WHOLE)):
+        out = b.buffer(name, dtype, len(texts), 4)
+        for row, text in enumerate(texts):
+            b.store(out, b.full(row, "i32"), lane, b.map(text, *values, dtype=dtype))
+    return b.finish("1")
+
+
+def agree_in_all(run: Callable[..., list[Any]]) -> None:
     agree(run(reduced(), arguments()))
+    given = [np.array([-6.5, 6.5, -0.25, 4.0], "f4"), np.array([-(2**40), 3, -7, 2**33]),
+             np.zeros((len(REAL), 4), "f4"), np.zeros((len(WHOLE), 4), "i8")]  # fmt: skip
+    *_, real, whole = run(expressed(), given)
+    run_kernel(expressed(), *given)
+    for text, found, wanted in zip((*REAL, *WHOLE), (*real, *whole), (*given[2], *given[3]),
+                                   strict=True):  # fmt: skip
+        np.testing.assert_array_equal(found, wanted, text)
+
+
+def test_compiled_for_cpu() -> None:
+    agree_in_all(run)
 
 
 def test_interpreted(triton_interpreter: Any) -> None:
-    agree(triton_interpreter.run(reduced(), arguments()))
+    agree_in_all(triton_interpreter.run)
 
 
 @pytest.mark.parametrize("dtype", NUMPY)
