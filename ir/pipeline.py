@@ -207,9 +207,10 @@ class Pipeline:
     @staticmethod
     def of(operation: Operation) -> Pipeline:
         """Return the pipeline that a `graph.pipeline` stands for: the inverse of `operation`."""
+        name = operation["name"].name
         return Pipeline(
-            operation["name"].name, operation["layers"], operation["micro_batches"],
-            tuple(_task(inner) for inner in operation.regions[0].operations),
+            name, operation["layers"], operation["micro_batches"],
+            tuple(_task(inner, name) for inner in operation.regions[0].operations),
             _accesses(operation.attribute("holds")),
         )  # fmt: skip
 
@@ -230,13 +231,15 @@ def _plain(item: int | str | Access) -> int | str:
     return str(item) if isinstance(item, Access) else item
 
 
-def _task(operation: Operation) -> Task:
+def _task(operation: Operation, pipeline: str) -> Task:
     get = operation.attribute
     kind = operation["kind"].name
     if kind not in set(Kind):
         known = ", ".join(Kind)
-        raise BrokenPipeline(pipeline=operation["name"], problem=f"no task kind is {kind!r}",
-                             hint=f"the kinds are: {known}", span=operation.span)  # fmt: skip
+        raise BrokenPipeline(
+            pipeline=pipeline, problem=f"task {operation['name']} is of no kind that is: {kind!r}",
+            hint=f"the kinds are: {known}", span=operation.span,
+        )  # fmt: skip
     return Task(
         operation["name"], Kind(kind), operation["queue"].name, operation["layer"],
         get("micro_batch", -1), get("pages", ()), _accesses(get("reads")), _accesses(get("writes")),

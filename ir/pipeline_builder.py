@@ -31,7 +31,8 @@ class PipelineBuilder:
         self._last: dict[str, int] = {}
         self._slots: dict[str, _Slot] = {}
         self._holds: list[Access] = []
-        self._fence: dict[str, set[int]] = {}
+        self._ends: set[int] = set()  # the last task of each queue before the last `sync`
+        self._past: set[str] = set()  # queues that have waited for these
 
     def hold(self, slot: str, holds: str) -> None:
         """Say what a slot holds before the first task."""
@@ -47,7 +48,8 @@ class PipelineBuilder:
         name = ".".join(map(str, parts if number is None else [*parts, number]))
         read = tuple(Access(*pair) for pair in reads)
         written = tuple(Access(*pair) for pair in writes)
-        needed = self._needed(read, written) | self._fence.pop(queue, set())
+        needed = self._needed(read, written) | (set() if queue in self._past else self._ends)
+        self._past.add(queue)
         waits = self._reduced(queue, needed)
         task = Task(name, kind, queue, layer, micro_batch, tuple(pages), read, written,
                     tuple(self._tasks[n].name for n in waits))  # fmt: skip
@@ -56,9 +58,7 @@ class PipelineBuilder:
 
     def sync(self) -> None:
         """Let whatever comes, on any queue, wait for everything until here."""
-        ends = set(self._last.values())
-        for queue in self._last:
-            self._fence[queue] = self._fence.get(queue, set()) | ends
+        self._ends, self._past = set(self._last.values()), set()
 
     def finish(self) -> Pipeline:
         """Return the pipeline."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -24,9 +25,9 @@ def markup(content: object) -> Markup:
     return content if isinstance(content, Markup) else Markup(escape(str(content)))
 
 
-def joined(parts: object, between: str = "") -> Markup:
+def joined(parts: Iterable[object], between: str = "") -> Markup:
     """Return parts after one another, each escaped unless it is markup."""
-    return Markup(between.join(markup(part) for part in parts))  # type: ignore[attr-defined]
+    return Markup(between.join(markup(part) for part in parts))
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:

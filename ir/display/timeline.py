@@ -86,6 +86,7 @@ class Timeline:
             cells = ["·"] * room
             for interval in track.intervals:
                 start, end = (_cell(t, first, last, room) for t in (interval.start, interval.end))
+                start = min(start, room - 1)  # what ends everything is seen, too
                 letter = (interval.kind or interval.name or "█")[0]
                 cells[start : max(end, start + 1)] = [letter] * max(end - start, 1)
             lines.append(f"{track.name:>{left}}  {''.join(cells[:room])}")
@@ -113,10 +114,14 @@ class Amounts:
     width: float = 720.0
     height: float = 220.0
 
+    @property
+    def _span(self) -> tuple[float, float]:
+        times = [time for one in self.series for time, _ in one.values]
+        return min(times, default=0.0), max(times, default=1.0)
+
     def svg(self) -> str:
         """Return the picture."""
-        times = [t for one in self.series for t, _ in one.values]
-        first, last = min(times, default=0.0), max(times, default=1.0)
+        first, last = self._span
         peak = max((v for one in self.series for _, v in one.values), default=1.0)
         near = self.limit if self.limit and self.limit <= 3 * peak else 0.0
         x = Scale(0.0, max(last - first, 1e-9), 72.0, self.width - RIGHT)
@@ -141,14 +146,16 @@ class Amounts:
         return cut([f"{one.name:>{left}}  {self._bars(one, room)}" for one in self.series], width)
 
     def _bars(self, one: Series, room: int) -> str:
-        times = [t for t, _ in one.values]
         peak = max((v for _, v in one.values), default=0.0)
         if not peak:
             return "0 throughout"
+        first, last = self._span
         cells = [0.0] * max(room, 10)
-        for time, value in one.values:
-            at = _cell(time, times[0], times[-1], len(cells) - 1)
-            cells[at] = max(cells[at], value)
+        ends = [*(time for time, _ in one.values[1:]), last]
+        for (time, value), end in zip(one.values, ends, strict=True):
+            start, stop = (_cell(each, first, last, len(cells) - 1) for each in (time, end))
+            for at in range(start, stop + 1):
+                cells[at] = max(cells[at], value)
         bars = "".join(" ▁▂▃▄▅▆▇█"[round(8 * value / peak)] for value in cells)
         return f"{bars} peak {peak:,.6g} {self.unit}"
 

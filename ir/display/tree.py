@@ -22,11 +22,13 @@ class Stretch:
     children: tuple[Stretch, ...] = field(default=())
     key: str = ""
 
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, Stretch]]:
+    def walk(self) -> Iterator[tuple[int, Stretch]]:
         """Yield (depth, stretch), parents first."""
-        yield depth, self
-        for child in self.children:
-            yield from child.walk(depth + 1)
+        todo = [(0, self)]
+        while todo:
+            depth, stretch = todo.pop()
+            yield depth, stretch
+            todo += [(depth + 1, child) for child in reversed(stretch.children)]
 
 
 @dataclass(frozen=True)

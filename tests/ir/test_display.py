@@ -172,6 +172,20 @@ def test_empty_pictures_are_pictures():
         chart.text()
 
 
+def test_an_amount_stays_until_its_next_time_and_all_have_one_axis():
+    steps = Amounts("a", (Series("s", ((0, 8), (5, 4), (10, 4))), Series("t", ((5, 1),))), "GiB")
+    long, short = (
+        line.partition("  ")[2].partition(" peak")[0] for line in steps.text().split("\n")[:2]
+    )
+    assert set(long[: len(long) // 2]) == {"█"} and set(long[len(long) // 2 + 2 :]) == {"▄"}
+    assert short.strip() == "█" * len(short.strip()) and short[: len(short) // 2 - 1].isspace()
+
+
+def test_an_instant_at_the_end_is_seen():
+    track = Track("a", (Interval(0, 9, "x", "k"), Interval(10, 10, "y", "e")))
+    assert Timeline("t", (track,)).text(40).splitlines()[0].endswith("e")
+
+
 def test_work_without_arithmetic_has_no_share_of_a_roof():
     chart = RooflinePlot("r", (Slope("m", 1e9),), (Ceiling("c", 1e9),), (Point("copy", 0, 0),))
     assert "no arithmetic  copy" in chart.text()

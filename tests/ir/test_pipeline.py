@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from weft.ir.parser import parse_module
 from weft.ir.pipeline import Access, BrokenPipeline, Kind, Pipeline
+from weft.ir.pipeline_builder import PipelineBuilder
 from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.ir.verifier import verify
 
@@ -76,6 +77,17 @@ def test_s4_synchronous_lets_nothing_overlap_micro_batches():
     assert {"combine.0.0", "kv_down.0.0", "kv_up.0.1"} <= before["kv_up.1.0"]
 
 
+def test_a_queue_that_was_not_used_before_waits_for_all_that_was_synchronised():
+    builder = PipelineBuilder("s", 1, 1)
+    first = builder.task(Kind.EMBED, "gpu", 0, 0)
+    builder.sync()
+    late = builder.task(Kind.READ, "disk", 0, number=0)
+    assert late.waits == (first.name,)
+    assert builder.task(Kind.READ, "disk", 0, number=1).waits == ()
+    builder.sync()
+    assert builder.task(Kind.PRE, "gpu", 0, 0).waits == ("read.0.1",)
+
+
 def test_pipelines_that_do_not_fit_together():
     pipeline = build_pipeline("s3", SHAPE)
     twice = replace(pipeline, tasks=(*pipeline.tasks, pipeline.tasks[0]))
@@ -88,7 +100,7 @@ def test_pipelines_that_do_not_fit_together():
         build_pipeline("s5", SHAPE)
     with pytest.raises(BrokenPipeline, match="at least 1"):
         build_pipeline("ring", replace(SHAPE, micro_batches=0))
-    with pytest.raises(BrokenPipeline, match="no task kind is 'fly'"):
+    with pytest.raises(BrokenPipeline, match="pipeline x: task a is of no kind that is: 'fly'"):
         Pipeline.of(
             parse_module("""graph.pipeline name = @x, layers = 1, micro_batches = 1 {
             graph.task name = "a", kind = fly, queue = gpu, layer = 0

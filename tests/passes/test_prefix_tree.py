@@ -12,8 +12,9 @@ from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PROGRAM_PASSES
 from weft.passes.program.prefixes.boundaries import Boundaries, common
 from weft.passes.program.prefixes.calls import stretches
-from weft.passes.program.prefixes.text import draw_tree, print_tree, reason
-from weft.passes.program.prefixes.tree import PrefixTree, prefix_tree
+from weft.passes.program.prefixes.text import draw_tree, print_tree, reason, tree_picture
+from weft.passes.program.prefixes.tree import PrefixNode, PrefixTree, prefix_tree
+from weft.passes.program.prefixes.values import Text
 from weft.runtime.simulator import ToyTokenizer
 from weft.tests.each_time import examples
 from weft.tests.passes.byte_texts import ByteTokenizer, MarkerChat
@@ -220,6 +221,17 @@ def test_what_may_return_early_leaves_nothing_sure_behind_it(name):
     assert call.sure == (name in {"called", "inlined"})
     said = "".join(str(each) for each in call.prompt.elements if not isinstance(each, int))
     assert said == ("{one of several texts}|" if call.sure else "")
+
+
+def test_a_deep_tree_is_counted_and_drawn():
+    """A conversation of many turns is as deep."""
+    text, tree = Text().plus([1], "a turn", None), PrefixTree("turns")
+    node, depth = tree.root, 1200
+    for _ in range(depth):
+        node.children[1] = node = PrefixNode(0, (1,), text, sure=True)
+    assert tree.unique == depth and str(tree).count("prefix.node") == depth
+    assert draw_tree(tree).count("1 tokens") == depth
+    assert tree_picture(tree).svg().count("<title>") == depth
 
 
 def test_a_row_ends_at_a_fork_that_no_run_makes():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from ....ir.display.tree import Stretch, StretchTree
 from ....ir.display.view import Facts, Figure, View
@@ -22,7 +22,7 @@ def print_tree(tree: PrefixTree) -> str:
         f"maybe = {counts.maybe}, sent = {counts.sent}, unique = {tree.unique}, "
         f"hits = {counts.hits}, generated = {spans} {{"
     )
-    lines = [line for child in tree.root.children.values() for line in _node(child, tree, 1)]
+    lines = _lines(tree, _printed, 1)
     return "\n".join([head, *lines, "}"]) + "\n"
 
 
@@ -37,8 +37,7 @@ def draw_tree(tree: PrefixTree) -> str:
         f"  {counts.sent} known tokens sent, {counts.hits} of them hits ({share:.1f} %), and "
         f"{counts.generated} times a text read again that only the run can tell",
     ]
-    children = list(tree.root.children.values())
-    lines += [line for child in children for line in _drawn(child, tree, "  ")]
+    lines += _lines(tree, _drawn, 1)
     return "\n".join(lines)
 
 
@@ -59,16 +58,20 @@ def tree_view(tree: PrefixTree) -> View:
 
 def tree_picture(tree: PrefixTree, most: int = MOST_CHILDREN) -> StretchTree:
     """Return the tree as bars; of more than `most` children of a node the rest are one bar."""
-    roots = tuple(_stretch(child, tree.tokenizer, most) for child in tree.root.children.values())
-    return StretchTree(f"prefixes of {tree.name}", roots)
+    stretches: dict[int, Stretch] = {}
+    for node in reversed(list(tree.root.walk())):  # what is below a node comes before it
+        below = [stretches[id(child)] for child in [*node.children.values()][:most]]
+        stretches[id(node)] = _stretch(node, below, tree.tokenizer, most)
+    return StretchTree(f"prefixes of {tree.name}", stretches[id(tree.root)].children)
 
 
-def _stretch(node: PrefixNode, tokenizer: Tokenizer | None, most: int) -> Stretch:
-    children = list(node.children.values())
-    shown = [_stretch(child, tokenizer, most) for child in children[:most]]
-    if rest := children[most:]:
+def _stretch(
+    node: PrefixNode, shown: list[Stretch], tokenizer: Tokenizer | None, most: int
+) -> Stretch:
+    if rest := list(node.children.values())[most:]:
         tokens = sum(below.tokens for child in rest for below in child.walk())
-        shown.append(Stretch(node.end, 0, f"{len(rest)} more ways, {tokens} tokens", len(rest)))
+        more = Stretch(node.end, 0, f"{len(rest)} more ways, {tokens} tokens", len(rest))
+        shown = [*shown, more]
     text, line = show(node.elements, tokenizer, 80), node.span.line if node.span else 0
     return Stretch(
         node.start, len(node.elements), text, node.readers, tuple(shown),
@@ -76,40 +79,56 @@ def _stretch(node: PrefixNode, tokenizer: Tokenizer | None, most: int) -> Stretc
     )  # fmt: skip
 
 
-def _drawn(node: PrefixNode, tree: PrefixTree, indent: str) -> Iterator[str]:
+Lines = tuple[list[str], list[str]]
+"""What stands before a node's children, and behind them."""
+
+
+def _lines(
+    tree: PrefixTree, of: Callable[[PrefixNode, PrefixTree, str], Lines], depth: int
+) -> list[str]:
+    """Return the lines of all nodes, each with those of its first children between its own."""
+    lines: list[str] = []
+    todo: list[tuple[PrefixNode | str, int]]
+    todo = [(child, depth) for child in reversed(tree.root.children.values())]
+    while todo:
+        node, depth = todo.pop()
+        if isinstance(node, str):
+            lines.append(node)
+            continue
+        before, behind = of(node, tree, "  " * depth)
+        lines += before
+        todo += [(line, depth) for line in reversed(behind)]
+        shown = list(node.children.values())[:MOST_CHILDREN]
+        todo += [(child, depth + 1) for child in reversed(shown)]
+    return lines
+
+
+def _drawn(node: PrefixNode, tree: PrefixTree, indent: str) -> Lines:
     line = f", line {node.span.line}" if node.span is not None else ""
     calls = f"{node.readers} call{'s' * (node.readers != 1)}"
     rows = f" of {len(node.rows)} rows" if len(node.rows) > 1 else ""
     text = show(node.elements, tree.tokenizer)
-    yield f'{indent}{node.tokens} tokens, read by {calls}{rows}{line}: "{text}"'
+    before = [f'{indent}{node.tokens} tokens, read by {calls}{rows}{line}: "{text}"']
     children = list(node.children.values())
     if len(children) > 1:
-        yield f"{indent}  not shared further: {reason(children, tree.tokenizer)}"
-    for child in children[:MOST_CHILDREN]:
-        yield from _drawn(child, tree, indent + "  ")
-    if len(children) > MOST_CHILDREN:
-        yield f"{indent}  and {len(children) - MOST_CHILDREN} more"
+        before.append(f"{indent}  not shared further: {reason(children, tree.tokenizer)}")
+    more = len(children) - MOST_CHILDREN
+    return before, [f"{indent}  and {more} more"] if more > 0 else []
 
 
-def _node(node: PrefixNode, tree: PrefixTree, depth: int) -> Iterator[str]:
-    indent = "  " * depth
+def _printed(node: PrefixNode, tree: PrefixTree, indent: str) -> Lines:
     text = show(node.elements, tree.tokenizer)
     facts = f"tokens = {node.tokens}, readers = {node.readers}, rows = {len(node.rows)}"
     line = f", line = {node.span.line}" if node.span is not None else ""
     opened = " {" if node.children else ""
-    yield f'{indent}prefix.node at = {node.start}, {facts}{line}, text = "{text}"{opened}'
-    if not node.children:
-        return
-    children = list(node.children.values())
+    before = [f'{indent}prefix.node at = {node.start}, {facts}{line}, text = "{text}"{opened}']
+    children, behind = list(node.children.values()), []
     if len(children) > 1:
-        yield f"{indent}  // not shared from here on, {reason(children, tree.tokenizer)}"
-    for child in children[:MOST_CHILDREN]:
-        yield from _node(child, tree, depth + 1)
-    if len(children) > MOST_CHILDREN:
-        rest = children[MOST_CHILDREN:]
+        before.append(f"{indent}  // not shared from here on, {reason(children, tree.tokenizer)}")
+    if rest := children[MOST_CHILDREN:]:
         tokens = sum(node.tokens for child in rest for node in child.walk())
-        yield f"{indent}  // {len(rest)} more nodes of {tokens} tokens"
-    yield f"{indent}}}"
+        behind.append(f"{indent}  // {len(rest)} more nodes of {tokens} tokens")
+    return before, [*behind, f"{indent}}}"] if children else []
 
 
 def reason(children: Sequence[PrefixNode], tokenizer: Tokenizer | None) -> str:

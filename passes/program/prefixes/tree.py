@@ -51,10 +51,12 @@ class PrefixNode:
         return sum(isinstance(element, int) for element in self.elements)
 
     def walk(self) -> Iterator[PrefixNode]:
-        """Yield the node and all below it."""
-        yield self
-        for child in self.children.values():
-            yield from child.walk()
+        """Yield the node and all below it, parents first."""
+        todo: list[PrefixNode] = [self]
+        while todo:
+            node = todo.pop()
+            yield node
+            todo += reversed(node.children.values())
 
 
 @dataclass
