@@ -17,6 +17,10 @@ from .sequence import Order, Sequence
 
 NOBODY = -1
 
+FEW = 16
+"""Pages up to which they are counted one by one: NumPy's indexing takes as long for one as for
+16."""
+
 
 class PagedKV:
     """Hands out pages, counts references, and keeps sequences' page tables."""
@@ -48,6 +52,7 @@ class PagedKV:
         self._first = first
         self._references, self._holders = np.zeros(end, np.int32), np.zeros(end, np.int32)
         self._writer = np.full(end, NOBODY, np.int64)
+        self._references_of, self._holders_of = self._references.data, self._holders.data
         self._free = list(range(end - 1, first - 1, -1))
 
     @property
@@ -96,7 +101,6 @@ class PagedKV:
         sequence.pages[:count] = pages
         sequence.held = count
         sequence.resident = resident
-        self._references[pages] += 1
         self._hold(pages)
         self._forgo(sequence)
 
@@ -104,7 +108,6 @@ class PagedKV:
         """Let a sequence hold `pages` after its own full ones: what it shares stays shared."""
         first = sequence.resident // self.page_size
         rest = pages[first:]
-        self._references[rest] += 1
         self._hold(rest)
         self._release_from(sequence, first)
         sequence.pages[first : len(pages)] = rest
@@ -173,7 +176,11 @@ class PagedKV:
 
     def retain(self, pages: np.ndarray) -> None:
         """Count one more reference (of the prefix tree) to each page."""
-        self._references[pages] += 1
+        if len(pages) > FEW:
+            self._references[pages] += 1
+            return
+        for page in pages.tolist():
+            self._references_of[page] += 1
 
     def release(self, pages: np.ndarray, times: int | np.ndarray = 1) -> None:
         """Count one reference less to each page, or so many; what nothing refers to is free."""
@@ -239,15 +246,24 @@ class PagedKV:
             self._left.append(pages)
 
     def _hold(self, pages: np.ndarray) -> None:
-        if len(pages):
+        """Count one more sequence that holds each page."""
+        self.retain(pages)
+        if len(pages) > FEW:
             held = self._holders[pages]
             self._holders[pages] = held + 1
             new = len(pages) - int(np.count_nonzero(held))
-            if new:
-                self._lives(new)
+        else:
+            holders, new = self._holders_of, 0
+            for page in pages.tolist():
+                held = holders[page]
+                holders[page] = held + 1
+                new += not held
+        if new:
+            self._lives(new)
 
     def _lives(self, more: int) -> None:
-        self._settle()
+        if self._live + more > self.peak:  # else it is no new peak, whatever has been let go of
+            self._settle()
         self._live += more
         self.peak = max(self.peak, self._live)
 

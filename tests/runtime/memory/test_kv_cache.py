@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+)
+from weft.runtime.memory import kv_cache
 from weft.runtime.memory.kv_cache import PagedKV
 from weft.runtime.memory.prefix_tree import PrefixTree, common_prefix
 from weft.tests.each_time import examples
@@ -43,6 +53,11 @@ class PagedKVMachine(RuleBasedStateMachine):
             page = sequence.pages[position // self.size]
             self.memory[page * self.size + position % self.size] = sequence.tokens[position]
         sequence.resident = sequence.length
+
+    @initialize(few=st.sampled_from((1, kv_cache.FEW)))
+    def count_pages_one_by_one_or_at_once(self, few):
+        self.patch = patch.object(kv_cache, "FEW", few)
+        self.patch.start()
 
     @rule(target=sequences, tokens=TOKENS)
     def create(self, tokens):
@@ -141,6 +156,7 @@ class PagedKVMachine(RuleBasedStateMachine):
         assert (self.memory[: FIRST * self.size] == -1).all()
 
     def teardown(self):
+        self.patch.stop()
         for sequence in self.live:
             self.kv.drop(sequence)
         self.tree.clear()
@@ -208,6 +224,8 @@ def test_pages_of_sequences_that_end_together_are_given_back_together():
     kv.drop(forks[2])
     assert (kv.free, kv.live) == (7, 0)
     assert kv.reserve(other, 9) and kv.peak == 5
+    kv.drop(other)
+    assert filled(kv, list(range(16))).held == 4 and kv.peak == 5  # without what was let go of
 
 
 def test_pages_that_are_in_use_stay_where_they_are():
