@@ -127,8 +127,11 @@ def geometric_mean(values: Iterable[float | None]) -> float | None:
 
 @contextmanager
 def as_a_server_does() -> Iterator[None]:
-    """Let Python's collections look at what is made inside, not at all there was, and seldom."""
-    gc.collect()
+    """Let Python's collections look at what is made inside, not at all there was, and seldom.
+
+    What was made lately is looked at first; to look at everything takes .15 s of an H200's host.
+    """
+    gc.collect(1)
     gc.freeze()
     try:
         with seldom_collected():

@@ -12,6 +12,7 @@ python -m bench.programs --http               beside an HTTP server of the same 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -53,6 +54,7 @@ def run_programs(
     bench, figures, failed = Bench(), {}, {}
     for name in names:
         case = CASES[name]
+        gc.collect()
         try:
             contest = Contest(bench, case, case.rows(quick))
             figures[name] = measure(contest, rounds, price, quick, idle, no_cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         print("  ".join(f"{name} {value:.0f}" for name, value in overhead.items()), flush=True)
         for name in [name for name in options.only or CASES if name in CASES]:
             case = CASES[name]
+            gc.collect()
             try:
                 contest = Contest(setting.bench, case, setting.rows_of(case))
                 found[name] = race(

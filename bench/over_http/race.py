@@ -40,7 +40,8 @@ def race(
 
     `http_speedup`: seconds of the HTTP clients, who have the better one of both orders, over
     weft's; `http_wall_speedup` counts waiting for cores, too. `http_over_requests`: how many times
-    as long HTTP takes as clients in the engine's process.
+    as long HTTP takes as clients in the engine's process. The run that showed which order is the
+    better one is their first, if it was of the same rows.
     """
     sound(contest.requests(way))  # first: what a server that is up for a while has made
     ours = sound(contest.weft(way))
@@ -50,10 +51,12 @@ def race(
     if exact and found["differing"] and 2 * found["equal_rows"] >= len(contest.rows):
         contest = contest.without(found["differing"])
     best = replace(way, longest_prefix=first[True].seconds < first[False].seconds)
+    shown = first[best.longest_prefix]
+    of_these = [shown] if len(shown.answers) == len(contest.rows) else []
     runs: dict[str, Callable[[], Run]] = {
         "weft": lambda: contest.weft(way),
         "requests": lambda: contest.requests(best),
-        "http": lambda: over_http(contest, best, deployment),
+        "http": lambda: of_these.pop() if of_these else over_http(contest, best, deployment),
     }
     walls: dict[str, list[float]] = {name: [] for name in runs}
     work: dict[str, dict[str, int]] = {}

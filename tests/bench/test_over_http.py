@@ -8,16 +8,17 @@ import sys
 from contextlib import contextmanager, nullcontext
 from threading import Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from weft.bench import programs
 from weft.bench.contest.asked import PREFILL, Asked
-from weft.bench.contest.driver import Program
+from weft.bench.contest.contest import Run, Way
+from weft.bench.contest.driver import Answer, Program
 from weft.bench.contest.grammars import Grammars
 from weft.bench.contest.server import Server
 from weft.bench.cpu import record
-from weft.bench.over_http import command
+from weft.bench.over_http import command, race
 from weft.bench.over_http.channel import Channel, Ended, Frames, frame
 from weft.bench.over_http.command import keep
 from weft.bench.over_http.connections import HttpError, HttpServer, Post, post_of
@@ -262,17 +263,36 @@ def test_means_over_http_are_of_all_recorded_programs_with_several_calls(tmp_pat
     assert {"http", "http chat", "http rag", "http mmlu"} == found["sections"].keys()
 
 
+def test_the_run_that_shows_the_better_order_is_the_first_round(monkeypatch):
+    engine, asked = SimpleNamespace(steps=1, computed_tokens=1), []
+    run = lambda seconds: Run(seconds, [Answer(1, {})], engine)  # noqa: E731
+
+    def over_http(contest, way, deployment):
+        asked.append(way.longest_prefix)
+        return run(float(len(asked)))
+
+    monkeypatch.setattr(race, "over_http", over_http)
+    contest: Any = SimpleNamespace(
+        rows=[{}], weft=lambda way: run(1.0), requests=lambda way: run(2.0)
+    )
+    found = race.race(contest, Way(), cast(Any, None), 3, 0.0, exact=False)
+    assert asked == [False, True, False, False] and not found["longest_prefix"]
+    assert found["seconds"]["http"] | {"low": 0, "high": 0} == {
+        "median": 3.0, "low": 0, "high": 0, "rounds": 3,
+    }  # fmt: skip
+    assert found["http_speedup"] == 3.0 and found["work"]["http"]["steps"] == 1
+
+
 @pytest.mark.slow
 def test_a_program_is_raced_against_processes_of_the_shipped_model():
     from weft.bench.contest.cases import CASES
-    from weft.bench.contest.contest import Bench, Contest, Way
+    from weft.bench.contest.contest import Bench, Contest
     from weft.bench.over_http.overhead import measure
-    from weft.bench.over_http.race import race
 
     with Deployment("tiny-dense", few_cores=True) as deployment:
         assert min(measure(deployment, "tiny-dense", requests=64).values()) >= 0
         contest = Contest(Bench(), CASES["pairwise"], CASES["pairwise"].rows()[:4])
-        found = race(contest, Way(), deployment, 1, 0.0, exact=True)
+        found = race.race(contest, Way(), deployment, 1, 0.0, exact=True)
     assert found["equal_rows"] == 4 and found["http_speedup"] > 0
     assert found["work"]["http"]["steps"] > 0
     with pytest.raises(ConnectionRefusedError):
@@ -333,7 +353,7 @@ def test_programs_go_on_when_one_fails_in_new_processes_if_these_have_ended(monk
 
     processes, fails = Processes(), {"chat": EngineFailed("no room"), "rag": Ended("it has ended")}
 
-    def race(case, *given):
+    def raced(case, *given):
         if case.name in fails:
             raise fails[case.name]
         return dict.fromkeys(("http_speedup", "http_wall_speedup", "http_over_requests"), 2.0)
@@ -344,7 +364,7 @@ def test_programs_go_on_when_one_fails_in_new_processes_if_these_have_ended(monk
     )  # fmt: skip
     for name, what in {
         "on_cpu": lambda options: setting, "Deployment": lambda *given: nullcontext(processes),
-        "measure": lambda *given: {}, "race": race, "line": lambda name, found: f"{name} raced",
+        "measure": lambda *given: {}, "race": raced, "line": lambda name, found: f"{name} raced",
         "Contest": lambda bench, case, rows: case,
     }.items():  # fmt: skip
         monkeypatch.setattr(command, name, what)
