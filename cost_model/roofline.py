@@ -96,14 +96,13 @@ def predict(
     hardware: Hardware,
     *,
     formats: Formats = Formats(),  # noqa: B008
-    level: str | None = None,
     launch: str | None = None,
 ) -> list[OpCost]:
     """Return the price of every operation of a graph module that does work, in order.
 
     `launch` is a mode of the level (eager, graph, serial, parallel); None: the first listed.
     """
-    place = hardware.level(level)
+    place = hardware.level()
     scene = Scene.of(module, binding, formats)
     named = [(_label(op, scene), op.name, work_of(op, scene)) for op in module.walk()]
     busy = [(label, name, work) for label, name, work in named if work.bytes or work.flops]

@@ -15,6 +15,9 @@ ALONE = 1024
 """Keys that a tile may have beyond what the others of its step take meanwhile: less than cutting
 its run, and joining the parts, would save."""
 
+PROGRAMS = 264
+"""Tiles that a device runs at a time: two on each of an H200's 132 processors."""
+
 
 @dataclass(frozen=True)
 class PromptTiles:
@@ -40,8 +43,8 @@ class PromptTiles:
         return query[left], np.append(start[:-1][left], start[-1:])
 
 
-def prompt_tiles(batch: Batch, shape: Shape, programs: int = 264) -> PromptTiles:
-    """Return the tiles of all sequences that fill some, of a device that runs so many at a time.
+def prompt_tiles(batch: Batch, shape: Shape) -> PromptTiles:
+    """Return the tiles of all sequences that fill some.
 
     None are taken where one tile's keys would keep the device waiting: such runs are cut up.
     A sequence's tiles stand together, as they read the same keys, and longer ones first.
@@ -62,7 +65,7 @@ def prompt_tiles(batch: Batch, shape: Shape, programs: int = 264) -> PromptTiles
     last = np.minimum((within + 1) * rows - shift[of], counts[of])
     limit = cached[of] + first + 1
     longest, whole = int(batch.lengths[chosen].max(initial=0)), int((cached[of] + last).sum())
-    if longest > ALONE + whole * shape.kv_heads // programs:
+    if longest > ALONE + whole * shape.kv_heads // PROGRAMS:
         return prompt_tiles(Batch(batch.table, batch.lengths, np.zeros_like(batch.starts)), shape)
     lists = (batch.starts[of] + first, last - first, of * batch.table.shape[1], limit)
     query, count, page, limit = (np.ascontiguousarray(each, np.int32) for each in lists)

@@ -40,7 +40,7 @@ SHORT = 32
 
 def first_prompts(page_size: int, most: int) -> Iterator[StepInput]:
     """Yield a step of one prompt of each size, of up to `most` tokens."""
-    for size in [size for size in PROMPTS if size <= most] or [SHORT]:
+    for size in [size for size in PROMPTS if size <= most] or [min(SHORT, most)]:
         step = decode_step(1, size, page_size)
         tokens = torch.zeros(size, dtype=torch.int32)
         starts = torch.tensor([0, size], dtype=torch.int32)

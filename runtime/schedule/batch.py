@@ -132,7 +132,8 @@ class Batch:
         self._longest += 1
 
     def join(self, request: Request) -> int:
-        """Give `request`, whose last token is in this step, the next row."""
+        """Give `request`, whose last token is in this step, the next row, in which its pages are
+        packed."""
         sampling, sequence, row = request.sampling, request.sequence, self.size
         assert sampling is not None
         self.requests.append(request)
@@ -145,13 +146,11 @@ class Batch:
         self.produced[row] = request.produced
         self._longest = max(self._longest if row else 0, request.produced)
         self.limit[row] = sampling.max_tokens
-        self.reads[row] = reads_of(request.attention)
         self.ends[row] = -1
         self.ends[row, : len(sampling.ends)] = sampling.ends
         self.key[row] = sampling.key
         self.margin[row] = request.margin
         self._look_from(row)
-        self.set_pages(row)
         self.temperature[row] = sampling.temperature
         self.top_k[row] = sampling.top_k
         self.top_p[row] = sampling.top_p
@@ -180,8 +179,9 @@ class Batch:
             self.history[row, fresh] = self.history[last, fresh]
             self.logprob[row, fresh] = self.logprob[last, fresh]
             self.requests[row], self.shown[row] = moved, self.shown[last]
+            if self.filled:
+                self.masks[row] = self.masks[last]
         if self.filled:
-            self.masks[row] = self.masks[last]
             self.masks[last] = -1
         self.requests.pop()
         self.shown.pop()

@@ -63,12 +63,6 @@ def silu_mul(rng: np.random.Generator, t: int) -> Case:
     return Case(elementwise.silu_mul(80, block=64), [t, x, poison(t, 80)], expected)
 
 
-def head_norm(rng: np.random.Generator, t: int) -> Case:
-    x, w = normal(rng, t, 3 * 16), normal(rng, 16)
-    expected = normed(x.reshape(t, 3, 16), w, 1e-6).reshape(t, 48)
-    return Case(elementwise.head_norm(3, 16, 1e-6), [t, x, w, poison(t, 48)], {"out": expected})
-
-
 def take_rows(rng: np.random.Generator, t: int) -> Case:
     x, rows = normal(rng, 7, 40), rng.integers(0, 7, t).astype("i4")
     return Case(elementwise.take_rows(40, block=32), [7, t, x, rows, poison(t, 40)],
@@ -348,7 +342,7 @@ def constrain_rows(rng: np.random.Generator, r: int) -> Case:
 FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "embedding_f32": _with(embedding, "f32"), "embedding_bf16": _with(embedding, "bf16"),
     "embedding_i8": _with(embedding, "i8"), "rmsnorm": rmsnorm, "add_rmsnorm": add_rmsnorm,
-    "silu_mul": silu_mul, "head_norm": head_norm, "take_rows": take_rows, "add": add,
+    "silu_mul": silu_mul, "take_rows": take_rows, "add": add,
     "rope": _with(rope_write, False, "f32"), "rope_norm_bf16": _with(rope_write, True, "bf16"),
     "rope_apart": _with(rope_write, True, "f32", True),
     "rope_parts": _with(rope_write, True, "f32", False, 2),

@@ -1,8 +1,12 @@
 """The shipped models do what their cards say, under weft, and load in transformers too."""
 
+import importlib
+import queue
 import random
 import string
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,3 +73,19 @@ def test_transformers_loads_the_same_model(model):
 def test_no_weight_file_is_above_16_mib(model):
     files = list((ZOO / model).glob("*.safetensors"))
     assert files and all(file.stat().st_size <= 16 << 20 for file in files)
+
+
+def test_training_ends_where_a_worker_has(monkeypatch):
+    monkeypatch.syspath_prepend(str(ZOO / "train"))
+    with monkeypatch.context() as loaded:
+        for name in ("data", "tasks", "tasks_chat", "tasks_symbol", "tasks_text", "words"):
+            loaded.setitem(sys.modules, name, None)
+            del sys.modules[name]
+        data = importlib.import_module("data")
+    monkeypatch.setattr(data, "LOOK_S", 0.001)
+    feed, worker = object.__new__(data.Feed), SimpleNamespace(exitcode=1)
+    feed.queue, feed.workers = queue.Queue(), [SimpleNamespace(exitcode=None), worker]
+    feed.queue.put("batch")
+    assert feed.batch() == "batch"
+    with pytest.raises(SystemExit, match="exit code 1"):
+        feed.batch()

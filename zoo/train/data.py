@@ -7,6 +7,7 @@ import multiprocessing as mp
 import os
 import random
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import tasks
 from tokenizers import Tokenizer
 
 ENGLISH_WEIGHT = 0.4
+LOOK_S = 10.0  # how often who waits for a batch looks whether the workers live
 Row = tuple[np.ndarray, np.ndarray]  # ids, weights of the loss in percent
 
 
@@ -104,6 +106,16 @@ class Feed:
                         for i in range(workers)]
         for worker in self.workers:
             worker.start()
+
+    def batch(self) -> Row:
+        """The next batch; a worker that has ended ends the training, which would wait for ever."""
+        while True:
+            try:
+                return self.queue.get(timeout=LOOK_S)
+            except Empty:
+                ended = [w.exitcode for w in self.workers if w.exitcode is not None]
+                if ended:
+                    raise SystemExit(f"a worker has ended with exit code {ended[0]}") from None
 
     def close(self) -> None:
         """End the workers."""

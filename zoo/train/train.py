@@ -150,7 +150,7 @@ def train(model: Model, feed: data.Feed, given: argparse.Namespace, tokenizer: T
     while (now := time.time()) < begun + given.minutes * 60:
         progress = (now - begun) / (given.minutes * 60)
         feed.length.value = stage(given.start + (1 - given.start) * progress)
-        ids, weights = feed.queue.get()
+        ids, weights = feed.batch()
         batch = torch.from_numpy(ids.astype(np.int64)).to(device, non_blocking=True)
         share = torch.from_numpy(weights.astype(np.float32)).to(device, non_blocking=True) / 100
         loss, nll = model.loss(batch[:, :-1], batch[:, 1:], share[:, 1:])

@@ -100,22 +100,6 @@ def silu_mul(width: int, dtype: str = "f32", block: int = 1024, narrow: bool = F
     return b.finish("T", blocks_of(width, block), requires=NON_EMPTY, of="graph.silu_mul")
 
 
-def head_norm(heads: int, head_dim: int, eps: float, dtype: str = "f32") -> Operation:
-    """Return the rmsnorm of each head. Arguments: T, x [T, H*C], w [C], out [T, H*C]."""
-    b = KernelBuilder(f"head_norm_{heads}x{head_dim}" + of_format(dtype))
-    b.scalar("T")
-    x, w = b.buffer("x", dtype, "T", heads * head_dim), b.buffer("w", "f32", head_dim)
-    out = b.buffer("out", dtype, "T", heads * head_dim)
-    row, channel = b.program_id(0, "row"), b.iota(head_dim)
-    column = b.map(
-        f"a * {head_dim} + b", b.expand(b.iota(heads), 1), b.expand(channel, 0), hint="column"
-    )
-    value = b.load(x, row, column, dtype="f32")
-    weight = b.expand(b.load(w, channel), 0)
-    b.store(out, row, column, normalized(b, value, weight, head_dim, eps))
-    return b.finish("T", requires=NON_EMPTY, of="graph.head_norm", given=(w,))
-
-
 def take_rows(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
     """Return `out[r] = x[rows[r]]`. Arguments: T, R, x [T, D], rows [R], out [R, D]."""
     b = KernelBuilder(f"take_rows_{width}" + of_format(dtype))

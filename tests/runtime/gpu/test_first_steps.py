@@ -111,7 +111,7 @@ def prompt_room(step: StepInput) -> Room:
 
 
 def test_prompts_are_recorded_with_them():
-    for most, sizes in ((16384, [*PROMPTS]), (1600, [*PROMPTS[1:]]), (64, [SHORT])):
+    for most, sizes in ((16384, [*PROMPTS]), (1600, [*PROMPTS[1:]]), (64, [SHORT]), (16, [16])):
         steps = [*first_prompts(PAGE, most)]
         assert [room.rows for room in map(prompt_room, steps) if room.logits] == sizes
         assert [step.logits_rows.tolist() for step in steps] == [[0]] * len(sizes)
