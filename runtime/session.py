@@ -146,7 +146,8 @@ class Session:
                 self._next = job, self._host.forecast.claim(job[1], rows)
             job, claim = self._next
             with self._host.lock:
-                if len(self._open) >= self._most or not self._may_open(claim):
+                left = 1 + len(jobs.ahead)
+                if len(self._open) >= self._most or not self._may_open(claim, left):
                     return True
                 self._next = None
                 self._start(job, claim)
@@ -154,21 +155,23 @@ class Session:
                 if engine.ahead:
                     self._host.loop.advance()
 
-    def _may_open(self, claim: Claim) -> bool:
-        """Say whether a row may start, if need be by what the open ones can no longer hold.
+    def _may_open(self, claim: Claim, left: int) -> bool:
+        """Say whether the first of the rows that are `left` may start, if need be by what the open
+        ones can no longer hold.
 
         One that a tool runs always may where only tools can go on: the row that called the tool
         would keep its room until the call's time is over, and computes its KV again instead.
         """
-        admission = self._host.admission
-        if self._goes_before or admission.may_open(claim):
+        admission, engine = self._host.admission, self._host.engine
+        last = left + self._host.loop.under_way <= engine.executor.max_batch
+        if self._goes_before or admission.may_open(claim, last):
             self._goes_before = False
             return True
         for instance in self._open:
             if instance.spared:
                 admission.spare(instance.ticket, instance.spared)
                 instance.spared = 0
-        return admission.may_open(claim)
+        return admission.may_open(claim, last)
 
     def _start(self, job: Job, claim: Claim) -> None:
         host, (row, arguments) = self._host, job

@@ -96,6 +96,11 @@ class TaskLoop:
     def __bool__(self) -> bool:
         return bool(self._ready or self._waiting or self._unencoded)
 
+    @property
+    def under_way(self) -> int:
+        """How many tasks run, or wait for the model or for a tool."""
+        return len(self._ready) + len(self._unencoded) + len(self._waiting)
+
     def step(self) -> Wait | None:
         """Run what is ready, then one step of the model.
 

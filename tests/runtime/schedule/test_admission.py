@@ -184,6 +184,18 @@ def test_more_unproven_rows_than_a_step_takes_start_where_rows_like_those_that_e
     assert admission.may_open(unproven)
 
 
+@pytest.mark.parametrize("rows", [None, 2])
+def test_the_last_rows_start_in_a_full_memory_only_where_tokens_are_dear(rows):
+    memory, unproven = Memory(), Claim(100, 1, proven=False)
+    admission = Admission(memory, Limits(16, 512), rows=rows)
+    admission.open(0, unproven)
+    for memory.live in (69, 99):
+        assert admission.may_open(unproven) is (memory.live == 69)
+        assert admission.may_open(unproven, last=True) is (memory.live == 69 or rows == 2)
+    memory.live = 100
+    assert not admission.may_open(unproven, last=True)
+
+
 def test_before_a_row_without_a_proof_has_ended_it_is_guessed_what_one_takes():
     admission = Admission(Memory(), Limits(16, 512), rows=2)
     guessed = Claim(100, 1, proven=False, guess=33)
@@ -238,6 +250,31 @@ def test_where_tokens_are_dear_no_more_rows_start_than_a_step_takes_until_one_ha
     assert values == [oracle(number, **row).value for number, row in enumerate(rows)]
     assert len(open_before_an_end) == len(rows)
     assert open_before_an_end[0] == (2 if dear else len(rows))
+    toy.assert_clean(executable)
+
+
+def test_where_tokens_are_dear_the_last_row_starts_however_much_of_the_memory_is_in_use(toy):
+    text = 'program p(text: str, turns: int) -> str:\n    user "{text}"\n    let done = 0\n'
+    text += "    while done < turns up to 99:\n        assistant gen a(max_tokens=3)\n"
+    text += "        done += 1\n    return text\n"
+    executable = toy.compile(text, num_pages=22, page_size=4, max_batch=2)
+    executable.engine.executor.tokens_are_dear = True
+    host = executable._host = Host(executable._host.machine, executable.engine)
+    rows = [{"text": "x", "turns": 1}, {"text": "y" * 60, "turns": 4}, {"text": "z", "turns": 1}]
+    started, may_open = [], host.admission.may_open
+
+    def asked(claim, last=False):
+        found, kv = may_open(claim, last), executable.engine.kv
+        if found:
+            started.append((len(host.admission.claims), kv.live >= 0.7 * kv.num_pages, last))
+        return found
+
+    host.admission.may_open = asked
+    oracle = toy.oracle(text)
+    values = executable.run_rows(rows).values
+    assert values == [oracle(number, **row).value for number, row in enumerate(rows)]
+    # The third row starts beside the second one's long stream.
+    assert started == [(0, False, False), (1, False, False), (1, True, True)]
     toy.assert_clean(executable)
 
 
