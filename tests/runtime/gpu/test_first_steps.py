@@ -111,10 +111,12 @@ def prompt_room(step: StepInput) -> Room:
 
 
 def test_prompts_are_recorded_with_them():
-    for most, sizes in ((16384, [*PROMPTS]), (1600, [*PROMPTS[1:]]), (64, [SHORT]), (16, [16])):
+    for most, sizes in ((16384, [*PROMPTS]), (1600, [*PROMPTS[1:]]), (64, [SHORT])):
         steps = [*first_prompts(PAGE, most)]
         assert [room.rows for room in map(prompt_room, steps) if room.logits] == sizes
         assert [step.logits_rows.tolist() for step in steps] == [[0]] * len(sizes)
+    (short,) = first_prompts(PAGE, 16)  # no step has more tokens
+    assert len(short.tokens) == 16
 
 
 @pytest.mark.parametrize(("rows", "each"), [(1, 1024), (1, 2048), (32, 64), (3, 512), (16, 96)])
