@@ -186,7 +186,8 @@ def _unexpected_character(
     if rest[:1] in {'"', "'"}:
         return UnclosedString(span=span, source=source)
     hints = (hint for characters, hint in _FOREIGN.items() if rest[:1] in characters)
-    known: dict[str, Any] = {"hint": hint} if (hint := next(hints, None)) else {}
+    letter = _LETTERS if rest[:1].isalpha() else None
+    known: dict[str, Any] = {"hint": hint} if (hint := next(hints, letter)) else {}
     return StrangeCharacter(found=repr(rest[:1]), span=span, source=source, **known)
 
 
@@ -199,3 +200,5 @@ _FOREIGN = {
     "!&": "conditions are joined by and, or and not",
 }
 """What is meant by characters of other languages."""
+
+_LETTERS = "names are of the letters a to z, digits and _; what a model reads stands in quotes"

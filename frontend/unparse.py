@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from . import ast
@@ -67,7 +68,7 @@ def _type(type: ast.Type) -> str:
         return f"int({', '.join([f'{low}..{high}', *options])})"
     text = type.name
     if type.name in {"regex", *FILE_TYPES}:
-        text += f' "{type.arguments[0]}"'
+        text += f" {_raw(str(type.arguments[0]))}"
     elif type.arguments:
         inner = (
             _type(item) if isinstance(item, ast.Type) else _string(str(item))
@@ -169,7 +170,7 @@ def _postfix(node: ast.Expression) -> str:
             inner = [*map(unparse_expression, arguments), *map(_named, named)]
             return f"{function}({', '.join(inner)})"
         case ast.Pattern(source=source):
-            return f'regex "{source}"'
+            return f"regex {_raw(source)}"
         case ast.Run(how=how, program=program, arguments=arguments, named=named):
             inner = [*map(unparse_expression, arguments), *map(_named, named)]
             return f"{how} {program}({', '.join(inner)})"
@@ -193,6 +194,17 @@ def _literal(value: int | float | bool | None) -> tuple[str, int]:
 
 def _string(text: str) -> str:
     return '"' + "".join(_ESCAPES.get(character, character) for character in text) + '"'
+
+
+_RAW = {'"': r'(\\.|[^"\\\n])*', "'": r"(\\.|[^'\\\n])*", '"""': r'(\\.|(?!"""|"\Z).)*'}
+
+
+def _raw(text: str) -> str:
+    """Return a text as written, such as a pattern's, in the first quotes that it does not end."""
+    for quotes, inside in _RAW.items():
+        if re.fullmatch(inside, text, re.DOTALL):
+            return f"{quotes}{text}{quotes}"
+    return '"' + re.sub(r'(\\.)|"', lambda found: found[1] or '\\"', text, flags=re.DOTALL) + '"'
 
 
 def _text(node: ast.Text) -> str:

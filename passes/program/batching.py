@@ -57,7 +57,7 @@ class _Paths:
         }
         self._prices = prices
         self._lengths: dict[str, float] = {}
-        self._rounds: dict[int, float] = {}
+        self._of_round: dict[int, float] = {}
         self._constants = {
             op.result.name: op["value"] for op in module.walk() if op.name == "program.constant"
         }
@@ -82,12 +82,12 @@ class _Paths:
 
     def round(self, loop: Operation) -> float:
         """Return how long one round of a loop takes by itself; `loop` is one of the module's."""
-        if id(loop) not in self._rounds:
+        if id(loop) not in self._of_round:
             walker = _Walk(self, self._constants, annotate=False)
             for region in loop.regions:
                 walker.block(region.operations, lambda position: 0.0)
-            self._rounds[id(loop)] = walker.longest
-        return self._rounds[id(loop)]
+            self._of_round[id(loop)] = walker.longest
+        return self._of_round[id(loop)]
 
     def cost(self, operation: Operation) -> float:
         """Return what an operation itself takes, in generated tokens."""
@@ -246,11 +246,6 @@ def _named(operation: Operation) -> str:
     kind = operation.name.partition(".")[2].replace("decode", "gen")
     name = operation.attribute("name")
     return kind if name is None else f"{kind} {getattr(name, 'name', name)}"
-
-
-def validate(before: Module, after: Module, context: Context) -> list[str]:
-    """Return what is wrong with what `batching` has made of a plan: for `passes.validation`."""
-    return check_critical(after)
 
 
 def check_critical(module: Module) -> list[str]:

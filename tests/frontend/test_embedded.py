@@ -14,6 +14,7 @@ from weft.frontend.lower import lower
 from weft.frontend.parser import parse, parse_text
 from weft.frontend.unparse import unparse
 from weft.ir.diagnostics import WeftError
+from weft.ir.parser import parse_module
 from weft.ir.source import Source
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,19 @@ def loud(s, text: str) -> str:
     s += shout(text)
     said = s.gen()
     return said
+
+
+@program
+def größe(s, 名: str = "é") -> str:
+    s += f"{名}"
+    結果 = s.gen(max_tokens=2)
+    return 結果
+
+
+def test_names_that_only_python_has_read_back_from_ir():
+    module = lower(größe.file)
+    assert "@größe" in str(module) and "%結果" in str(module)
+    assert parse_module(str(module)) == module
 
 
 def test_a_pure_tool_says_so_on_both_surfaces():

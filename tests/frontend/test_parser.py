@@ -265,6 +265,15 @@ def test_printed_programs_read_back(file):
     assert unparse(again) == text
 
 
+@pytest.mark.parametrize(
+    "pattern", ["'a\"b'", "'[\"}]+x'", '"it\'s"', '"""a"b\'c"""', "'\"'", '"""a\nb"""', '"a\\"b"']
+)
+def test_a_pattern_reads_back_whatever_quotes_it_holds(pattern):
+    text = f"program p() -> str:\n    gen y(stop=regex {pattern}): regex {pattern}\n    return y\n"
+    file = parse_text(text)
+    assert parse_text(unparse(file)) == file
+
+
 def test_parentheses_stay_where_they_decide():
     value = "a - (b - a) < (a - b) * 2 and not (a == 1 or b == 1)"
     text = f"program p(a: int, b: int) -> bool:\n    return {value}\n"

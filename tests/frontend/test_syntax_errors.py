@@ -48,6 +48,7 @@ MISTAKES = {
     "character": "program p():\n    let x = 1 ? 2\n",
     "typographic quotes": "program p():\n    “a”\n",
     "semicolon": "program p():\n    gen a;\n",
+    "letter of another alphabet": "program p():\n    gen größe\n",
     "exclamation mark": "program p():\n    if !x:\n        return\n",
     "prefixed string": 'program p():\n    f"a {b}"\n',
     "prefixed value": 'program p():\n    let x = f"a {b}"\n',
