@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from string import ascii_letters
 
 import numpy as np
@@ -127,27 +127,40 @@ class SharedTexts:
             return self._ids([text])[0]
         return self.encode([text])[0].ids.tolist()
 
-    def by_words(self, text: str) -> list[int]:
-        """Return the ids of one text, of which those of words that came before are looked up."""
+    def by_words(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, of which those of words that came before are looked up."""
         if not self.cuts:
-            return self.ids(text)
-        words, known = self._at_cuts.split(text), self._words
-        new = [word for word in dict.fromkeys(words) if word not in known]
+            return [self.ids(text) for text in texts]
+        split, known = [self._at_cuts.split(text) for text in texts], self._words
+        new = [word for word in dict.fromkeys(chain.from_iterable(split)) if word not in known]
         if not new:
-            return [id for word in words for id in known[word]]
+            return [[id for word in words for id in known[word]] for words in split]
         found = dict(zip(new, self._ids_of_words(new), strict=True))
-        ids = [id for word in words for id in (found[word] if word in found else known[word])]
+        ids = [
+            [id for word in words for id in (found[word] if word in found else known[word])]
+            for words in split
+        ]
         if len(known) > KNOWN_WORDS:  # others that look up just now have the old ones
             self._words = known = {}
         known.update((word, some) for word, some in found.items() if len(word) <= LONGEST_WORD)
         return ids
 
-    def _ids_of_words(self, words: list[str]) -> list[list[int]]:
-        """Return the ids of each of some words of a text. As they meet at cuts, they are encoded as
-        one, which takes little longer than one of them."""
-        whole = self._ids(["".join(words)])[0]
-        if len(words) == 1:
-            return [whole]
+    def _ids_of_words(self, words: list[str]) -> Iterator[list[int]]:
+        """Yield the ids of each of some words. Those that meet at cuts are encoded as one, which
+        takes little longer than one of them."""
+        chains = [words[:1]]
+        for word in words[1:]:
+            meets = chains[-1][-1][-1:] in self.cuts and word[:1] == " " and word[1:2] in self.cuts
+            if meets:
+                chains[-1].append(word)
+            else:
+                chains.append([word])
+        wholes = self._ids(["".join(some) for some in chains])
+        for some, whole in zip(chains, wholes, strict=True):
+            yield from [whole] if len(some) == 1 else self._apart(some, whole)
+
+    def _apart(self, words: list[str], whole: list[int]) -> list[list[int]]:
+        """Return the ids of each of some words, which are `whole` as one text."""
         found: list[list[int]] = []
         sizes, at = self._sizes, 0
         for word in words:

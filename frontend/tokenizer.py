@@ -107,7 +107,11 @@ class HubTokenizer:
 
     def encode_words(self, text: str) -> list[int]:
         """Return the same ids as `encode`; words that came before are looked up, one by one."""
-        return self._shared.by_words(text)
+        return self._shared.by_words([text])[0]
+
+    def encode_words_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return these of each text; new words of all of them are encoded together."""
+        return self._shared.by_words(texts)
 
     def last_cut(self, text: str) -> int:
         """Return the last character before which a text is split, whatever follows it: what stands

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from ...ir.vocabulary import Tokenizer
@@ -16,14 +16,18 @@ Encode = Callable[[str], list[int]]
 class TokenBytes(dict[int, bytes]):
     """The bytes of each token id, asked for once.
 
-    `spell` gives the ids of texts whose words come again and again, and `last_cut` the last place
-    at which a text is split whatever follows, where the tokenizer knows one; else 0.
+    `spell` gives the ids of a text whose words come again and again, `spell_all` those of several,
+    and `last_cut` the last place at which a text is split whatever follows, where the tokenizer
+    knows one; else 0.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.spell: Encode = getattr(tokenizer, "encode_words", tokenizer.encode)
+        self.spell_all: Callable[[Sequence[str]], list[list[int]]] = getattr(
+            tokenizer, "encode_words_of", lambda texts: [self.spell(text) for text in texts]
+        )
         self.last_cut: Callable[[str], int] = getattr(tokenizer, "last_cut", _no_cut)
 
     def __missing__(self, id: int) -> bytes:

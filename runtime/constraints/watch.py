@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,15 @@ def take_tokens(
     many rows, and a call of Python takes longer than the look-up itself.
     """
     found: list[int] = []
+    ending: list[tuple[Watch, tuple[int, ...]]] = []
     for at, row in enumerate(rows):
+        watch = requests[row].watch
         if over[at]:
             found.append(at)
+            if watch is not None and (sampling := requests[row].sampling) is not None:
+                last = () if tokens[at] in sampling.ends else (tokens[at],)
+                ending.append((watch, last))
             continue
-        watch = requests[row].watch
         if watch is None:
             continue
         table, ids = watch.table, watch.ids
@@ -65,7 +70,24 @@ def take_tokens(
         of.passed[before] += 1
         table.state = after
         ids.append(token)
+    if len(ending) > 1:
+        spell_together(ending)
     return found
+
+
+def spell_together(ending: Sequence[tuple[Watch, tuple[int, ...]]]) -> None:
+    """Let watches that get their last tokens in one step know how their texts are spelled: new
+    words of all of them are encoded together, as to begin with it is what takes long on a CPU."""
+    held = [each for each in ending if each[0].ids is not None and each[0]._scanner is None]
+    texts: list[str] = []
+    for watch, last in held:
+        rest = [*(watch.ids or ())[watch._sure :], *last]
+        with suppress(UnicodeDecodeError):
+            texts.append(b"".join([watch._words[id] for id in rest]).decode())
+    if len(texts) > 1:
+        spelled = dict(zip(texts, held[0][0]._words.spell_all(texts), strict=True))
+        for watch, _ in held:
+            watch._spelled = spelled
 
 
 def _scanner(stops: tuple[str, ...] | re.Pattern[str]) -> StopScanner | PatternScanner | None:
@@ -105,6 +127,8 @@ class Watch:
         canonical at the end."""
         self._sure = 0
         """How many of these are canonical, whatever follows them."""
+        self._spelled: dict[str, list[int]] = {}
+        """The ids of texts that end in one step, this one's among them."""
 
     def passes(self, token: int) -> bool:
         """Take one token if it surely ends no stop string, at once; else return False and take
@@ -206,12 +230,16 @@ class Watch:
         if finish.keep >= 0:
             ids, sure = [*ids[: finish.keep], *finish.tail], 0
         rest = ids[sure:]
-        canonical = canonical_ids(self._words, rest, self._words.spell)
+        canonical = canonical_ids(self._words, rest, self._spell)
         if canonical == rest:
             return finish
         canonical = ids[:sure] + canonical
         keep = common_length(self.ids, canonical)
         return Finish(finish.reason, keep, tuple(canonical[keep:]))
+
+    def _spell(self, text: str) -> list[int]:
+        ids = self._spelled.get(text)
+        return self._words.spell(text) if ids is None else ids
 
     def close(self) -> None:
         """Show what was held back; called when the generation ends without a stop string."""

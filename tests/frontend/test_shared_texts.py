@@ -282,3 +282,26 @@ def test_few_short_texts_wake_no_other_cores_and_many_do():
         expected = [plain("zoo").encode(text, add_special_tokens=False).ids for text in texts]
         assert [ids.tolist() for ids in found] == expected
     assert calls == [1] * 5 + [200]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(texts=st.lists(pieces, max_size=5))
+def test_texts_whose_words_are_looked_up_together_get_their_own_ids(style, texts):
+    tokenizer, library = shared(style), plain(style)
+    tokenizer._shared._words = {}
+    expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
+    assert tokenizer.encode_words_of(texts) == expected
+    assert tokenizer.encode_words_of(texts) == expected  # all words are known
+
+
+def test_new_words_of_several_texts_are_encoded_in_one_call():
+    tokenizer, counter = counted(data("llama"))
+    calls: list[int] = []
+    plain_batch = counter.encode_batch_fast
+    tokenizer._shared._batch = lambda texts, **settings: (
+        calls.append(len(texts)) or plain_batch(texts, **settings)
+    )
+    texts = [" the cat sat", " the dog sat there", " a dog"]
+    assert tokenizer.encode_words_of(texts) == list(map(tokenizer.encode, texts))
+    del calls[1:]
+    assert calls == [1]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
 from weft.runtime.constraints.stops import TokenBytes, canonical_ids, common_length
-from weft.runtime.constraints.watch import Finish, Watch
+from weft.runtime.constraints.watch import Finish, Watch, take_tokens
 from weft.runtime.schedule.endings import TURNS, Endings
 
 ZOO = Path(__file__).resolve().parents[3] / "zoo"
@@ -97,6 +97,34 @@ def test_at_the_end_little_is_encoded(whole):
     watch.accept(last)
     assert watch.settled(Finish("length", -1)) == Finish("length", -1)
     assert asked and all(len(text) < 12 for text in asked)
+
+
+@given(
+    rows=st.lists(st.tuples(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=4),
+                            st.booleans(), st.booleans()), min_size=1, max_size=4),
+)  # fmt: skip
+def test_texts_that_end_in_one_step_are_encoded_together_and_end_as_each_alone(rows):
+    end, asked = 1, []
+    requests, drawn, alone = [], [], []
+    for texts, apart, by_token in rows:
+        ids, watch, other = spelled(texts, [apart] * len(texts)), watched(), watched()
+        last = end if by_token else ids.pop()
+        for token in ids:
+            watch.accept(token)
+            other.accept(token)
+        if not by_token:
+            other.accept(last)
+        watch._words.spell = lambda text: asked.append(text) or tokenizer().encode(text)  # type: ignore[func-returns-value]
+        requests.append(SimpleNamespace(watch=watch, sampling=SimpleNamespace(ends=(end,))))
+        drawn.append(last)
+        alone.append(other.settled(Finish("length", -1)))
+    places = list(range(len(rows)))
+    assert take_tokens(requests, places, drawn, [True] * len(rows)) == places
+    for request, token, expected in zip(requests, drawn, alone, strict=True):
+        if token != end:
+            request.watch.accept(token)
+        assert request.watch.settled(Finish("length", -1)) == expected
+    assert len(rows) == 1 or not [text for text in asked if text]
 
 
 @pytest.mark.parametrize("stops, sure", [((), True), (("###",), False)])
