@@ -271,7 +271,7 @@ class CudaDevice:
         self._small: deque[Event] = deque(maxlen=MOST_SMALL)
         self._pinned: list[Tensor] = []
         self.refusals: list[str] = []
-        weakref.finalize(self, _unpin, self._pinned)
+        weakref.finalize(self, unpin, self._pinned, place)
 
     def stream(self, queue: str) -> Stream:
         """A CUDA stream for each queue, the same for all devices of a process: a library keeps 32
@@ -372,7 +372,7 @@ class CudaDevice:
         clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
         if clear is not None:
             clear()
-        _unpin(self._pinned)
+        unpin(self._pinned, self.place)
 
 
 def _refused(refusals: list[str], why: str) -> None:
@@ -380,8 +380,11 @@ def _refused(refusals: list[str], why: str) -> None:
         refusals.append(why)
 
 
-def _unpin(buffers: list[Tensor]) -> None:
-    """Unregister buffers that were pinned, each once."""
+def unpin(buffers: list[Tensor], place: str) -> None:
+    """Unregister buffers that were pinned, each once, when a device is at none of them any more."""
+    if buffers:
+        with suppress(RuntimeError):  # a device that is lost is at nothing
+            torch.cuda.synchronize(place)
     runtime: Any = torch.cuda.cudart()
     while buffers:
         runtime.cudaHostUnregister(buffers.pop().data_ptr())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..devices.memory import Memory
-from ..devices.streams import CudaStream, Now, Stream, mapped
+from ..devices.streams import CudaStream, Now, Stream, mapped, unpin
 from ..devices.zeros import zeros
 
 MAIN = "gpu"
@@ -60,6 +61,7 @@ class CudaKeys:
         self.place, self.memory = place, Memory(place, cap)
         self._beside: dict[str, CudaStream] = {}
         self.pinned: list[Tensor] = []
+        weakref.finalize(self, unpin, self.pinned, place)
 
     def stream(self, queue: str) -> Stream:
         """The current stream for the main queue, one of its own for each other."""
@@ -84,11 +86,8 @@ class CudaKeys:
         return view
 
     def close(self) -> None:
-        """Give pinned memory back; nothing may use it any more."""
-        runtime: Any = torch.cuda.cudart()
-        for buffer in self.pinned:
-            runtime.cudaHostUnregister(buffer.data_ptr())
-        self.pinned.clear()
+        """Give pinned memory back; nothing may use it any more. Done too where nobody has it."""
+        unpin(self.pinned, self.place)
 
 
 class _Reached:

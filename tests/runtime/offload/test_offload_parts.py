@@ -1,5 +1,6 @@
 """The parts of an offloading executor: memory, queues, micro-batches, placing, formats."""
 
+import gc
 from collections import deque
 from time import perf_counter
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ from weft.runtime.devices.streams import (
     PATIENCE,
     CudaDevice,
     convert,
+    mapped,
     wait_for,
 )  # fmt: skip
+from weft.runtime.execution import key_device
 from weft.runtime.execution.dtypes import TORCH
 from weft.runtime.execution.library import matmul, workspace
 from weft.runtime.offload.narrow import pack_rows, unpack_rows
@@ -148,6 +151,21 @@ def test_what_the_driver_does_not_pin_stays_pageable_and_is_told_once(driver):
     why = "the system pins no 2.0 MiB: cudaHostRegister gave error 2"
     assert device.refusals == [why] and device.register(second) == why
     device.close()
+    assert not driver.pinned
+
+
+def test_keys_that_nobody_has_any_more_are_not_pinned(driver, monkeypatch):
+    """Nor are those of a cache of which the driver has refused a part."""
+    made = []
+    monkeypatch.setattr(key_device, "mapped", lambda size: made.append(mapped(size)) or made[-1])
+    monkeypatch.setattr(key_device, "_Reached", lambda address, size: made[-1])
+    keys = key_device.CudaKeys(1 << 28, "cpu")
+    keys.reached(2 * MIB)
+    with pytest.raises(key_device.NotPinned, match="error 2"):
+        keys.reached(2 * MIB)
+    assert {made[0].data_ptr()} == driver.pinned.keys()
+    del keys
+    gc.collect()
     assert not driver.pinned
 
 
