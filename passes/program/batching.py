@@ -252,15 +252,24 @@ def check_critical(module: Module) -> list[str]:
     """Return what is wrong with the annotations of a plan, for the validation of `batching`.
 
     In every block an operation's `critical` is at least that of each one that needs its results,
-    plus, for a gen, its token budget; and no operation of a wave needs another of the same wave.
+    plus, for a gen, its token budget; a program's is that of its longest path at least; and no
+    operation of a wave needs another of the same wave.
     """
     problems: list[str] = []
     for function in module.operations:
         if function.name != "plan.func":
             continue
-        for operation in (function, *walk(function.regions[0].operations)):
-            for region in operation.regions:
-                problems += _check_block(region)
+        inside = list(walk(function.regions[0].operations))
+        asking = [op for op in inside if op.name in CALLS]
+        lacks = [op for op in (function, *asking) if op.attribute("critical") is None]
+        problems += [f"{_named(operation)} has no critical path" for operation in lacks]
+        if not lacks:
+            longest = max((op["critical"] for op in asking), default=0)
+            if function["critical"] < longest:
+                problems.append(f"{_named(function)} is shorter than a path in it, of {longest}")
+            for operation in (function, *inside):
+                for region in operation.regions:
+                    problems += _check_block(region)
     return problems
 
 

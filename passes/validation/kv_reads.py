@@ -47,7 +47,7 @@ def lifetimes_hold(before: Module, after: Module, context: Context) -> Iterator[
         for number, operation in enumerate(walk(function.regions[0].operations)):
             found = operation.attribute("lifetime")
             made = [one for one in walked.made if one.maker == number]
-            if found is not None and made:  # else no path leads there
+            if made:  # else no path leads there
                 have, want = thaw(found), _lifetime(number, made)
                 if have != want:
                     name = f"%{operation.results[0].name} of {function['name'].name}"

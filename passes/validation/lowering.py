@@ -17,8 +17,9 @@ _CALLS = {"gen", "decode", "select", "score", "fork", "join", "inline"}
 _ALIKE = {"gen": "decode"}
 _TEXT = {"literal", "append", "begin", "end", "tokens", "tokenize", "extend"}
 """Operations that say what text there is, and nothing else."""
-_ASKED = ("name", "type", "stop", "logprobs", "by", "how", "limit", *SAMPLING, *WHO)
+_ASKED = ("name", "type", "stop", "logprobs", "by", "how", "limit", "prefix", *SAMPLING, *WHO)
 """Attributes that a plan takes over as they are."""
+_HEAD = ("parameters", "returns", "doc")
 _HANDLES = (STREAM, KV, list_of(STREAM), list_of(KV))
 
 Item = tuple[str, str]
@@ -33,6 +34,7 @@ def same_text(before: Module, after: Module, context: Context) -> Iterator[str]:
     """
     if context.tokenizer is None or context.chat is None:
         return
+    yield from _declared(before, after)
     plans = {op["name"]: op for op in after.operations if op.name == "plan.func"}
     for function in before.operations:
         if function.name != "program.func":
@@ -50,6 +52,16 @@ def same_text(before: Module, after: Module, context: Context) -> Iterator[str]:
         problem = _difference(_merged(old), _merged(new))
         if problem:
             yield f"{function['name'].name}: {problem}"
+
+
+def _declared(before: Module, after: Module) -> Iterator[str]:
+    """Yield which records, tools and heads of programs are declared otherwise in the plan."""
+    kept = {(op.kind, op["name"]): op for op in after.operations if op.attribute("name")}
+    for old in before.operations:
+        new = kept.get((old.kind, old["name"]), old)
+        heads = [[op.attribute(key) for key in _HEAD] for op in (old, new)]
+        if heads[0] != heads[1] or (old not in after.operations and old.kind != "func"):
+            yield f"{old.kind} {old['name'].name} is declared otherwise"
 
 
 def _host(function: Operation) -> list[Operation]:
@@ -71,6 +83,8 @@ def _asked_alike(
         problem = "is another operation" if _heads(one) != _heads(other) else ""
         if not problem and one.kind == "gen":
             problem = _decode_problem(before, one, other, context)
+        if not problem and one.kind == "select":
+            problem = _select_problem(before, one, other, context)
         if problem:
             yield f"{program['name'].name}: {one.kind} {_name(one)} {problem}"
 
@@ -101,6 +115,22 @@ def _decode_problem(before: Module, gen: Operation, decode: Operation, context: 
     if held != (decode.attribute("constraint") is not None):
         return "is held to a type that it has not" if not held else "is not held to its type"
     return ""
+
+
+def _select_problem(before: Module, select: Operation, planned: Operation, context: Context) -> str:
+    """Return how a select's options differ, where their tokens are written down."""
+    tokens = planned.attribute("tokens")
+    if tokens is None:
+        return ""
+    assert context.tokenizer is not None
+    over = select.operands[1]
+    made = next((op for op in before.walk() if over in op.results), None)
+    options = made.attribute("value") if made is not None else None
+    heal = planned.attribute("heal") or ""
+    if not isinstance(options, tuple):
+        return "has tokens of options that only a run knows"
+    wanted = [tuple(context.tokenizer.encode(heal + option)) for option in options]
+    return "" if list(tokens) == wanted else "has other tokens than its options"
 
 
 def _merged(items: list[Item]) -> list[Item]:

@@ -21,7 +21,7 @@ from .streams import only_annotated
 
 def prefixes_hold(before: Module, after: Module, context: Context) -> Iterator[str]:
     """Yield each fork and program whose `prefix` is not what a second count gives."""
-    yield from only_annotated(before, after, context)
+    yield from only_annotated(before, after, "prefix")
     for function in after.operations:
         if function.name == "program.func":
             count = _Count(function, context)

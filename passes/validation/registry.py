@@ -29,24 +29,24 @@ class ChangedMeaning(PassError):
 def _critical(before: Module, after: Module, context: Context) -> Iterator[str]:
     from ..program.batching import check_critical
 
-    yield from only_annotated(before, after, context)
+    yield from only_annotated(before, after, "critical")
     yield from check_critical(after)
 
 
 def _tables(before: Module, after: Module, context: Context) -> Iterator[str]:
-    yield from only_annotated(before, after, context)
+    yield from only_annotated(before, after)
     yield from tables_hold(before, after, context)
 
 
 def _budgets(before: Module, after: Module, context: Context) -> Iterator[str]:
     from ..program.memory.budget_check import validate
 
-    yield from only_annotated(before, after, context)
+    yield from only_annotated(before, after, "budget")
     yield from validate(before, after, context)
 
 
 def _lifetimes(before: Module, after: Module, context: Context) -> Iterator[str]:
-    yield from only_annotated(before, after, context)
+    yield from only_annotated(before, after, "lifetime")
     yield from lifetimes_hold(before, after, context)
 
 

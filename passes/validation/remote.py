@@ -13,7 +13,7 @@ from .streams import only_annotated
 
 def shared_calls_hold(before: Module, after: Module, context: Context) -> Iterator[str]:
     """Yield each gen whose `ahead` counts what one answer cannot hold."""
-    yield from only_annotated(before, after, context)
+    yield from only_annotated(before, after, "ahead")
     for operation in after.walk():
         for region in operation.regions:
             yield from _region(region)

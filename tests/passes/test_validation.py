@@ -11,7 +11,7 @@ from weft.frontend.parser import parse_text
 from weft.ir.core import Module, Operation, Symbol, Table, freeze, make, thaw
 from weft.ir.parser import parse_module
 from weft.ir.types import INT
-from weft.ir.verifier import verify
+from weft.ir.verifier import InvalidIR, verify
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.passes.rewrite import rewrite, substitute
@@ -88,6 +88,59 @@ def problems(name: str, before: Module, after: Module) -> list[str]:
 def test_what_a_pass_makes_is_valid(name):
     before, after = STAGES[name]
     assert problems(name, before, after) == []
+
+
+UNREAD = {
+    ("fold-constants", "program.constant", "value"),  # of those that unrolled loops have left
+    ("lower-to-plan", "plan.tokens", "text"),  # for who reads the plan
+    ("lower-to-plan", "plan.select", "tokens gone"),  # a run finds them, too
+    ("batching", "plan.fork", "critical"),  # a longer path than there is orders worse, no more
+    ("batching", "plan.func", "critical"),
+}
+"""What a pass may write otherwise: nothing else goes by it."""
+
+
+def other(value):
+    """Return another attribute of the kind; None where there is none."""
+    match value:
+        case bool() | None | Symbol():
+            return None
+        case int() | float():
+            return value + 9
+        case str():
+            return value + "x"
+        case tuple() if value:
+            return value[:-1]
+        case Table() if value.items:
+            *first, (key, last) = value.items
+            changed = other(last)
+            return Table((*first, *([(key, changed)] if changed is not None else [])))
+    return None
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name in CHECKS])
+def test_no_attribute_can_change_or_go_unseen(name):
+    """Of the first operation of each name, in what each pass has made."""
+    before, after = STAGES[name]
+    unseen, first = set(), {operation.name: operation for operation in reversed([*after.walk()])}
+    for kind, operation in first.items():
+        for key, value in operation.attributes:
+            for what, new in ((key, other(value)), (f"{key} gone", None)):
+                if new is None and what == key:
+                    continue
+                fault = once(each(kind, changed(**{key: new})))
+                broken = rewrite(after, fault)
+                if is_valid(broken) and not problems(name, before, broken):
+                    unseen.add((name, kind, what))
+    assert unseen <= UNREAD
+
+
+def is_valid(module: Module) -> bool:
+    try:
+        verify(module, ("program", "plan"))
+    except InvalidIR:
+        return False
+    return True
 
 
 def test_every_pass_of_the_pipeline_has_a_check():
