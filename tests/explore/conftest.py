@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,27 +68,42 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def visit(browser):
-    """Return `visit(file, ...)`: an open page, whose errors and requests fail the test."""
-    contexts, troubles = [], []
+@pytest.fixture(scope="module")
+def windows(browser):
+    """Return `windows(width, height, scheme)`: a window, and a list of its errors, logs and requests.
 
-    def open_page(file, view="", width=1440, height=900, scheme="light"):
+    Tests share it: to make one takes longer than to read the report into it.
+    """
+
+    @cache
+    def window(width, height, scheme):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme
         )
-        contexts.append(context)
-        seen = context.new_page()
+        seen, troubles = context.new_page(), []
         seen.set_default_timeout(120_000)
         seen.on("console", lambda message: troubles.append(message.text))
         seen.on("pageerror", lambda error: troubles.append(str(error)))
         seen.on("request", lambda request: troubles.append(f"asks for {request.url[:80]}")
                 if not request.url.startswith(("file:", "blob:", "data:")) else None)  # fmt: skip
+        return seen, troubles
+
+    return window
+
+
+@pytest.fixture
+def visit(windows):
+    """Return `visit(file, ...)`: an open page, whose errors and requests fail the test."""
+    used = []
+
+    def open_page(file, view="", width=1440, height=900, scheme="light"):
+        seen, troubles = windows(width, height, scheme)
+        used.append((seen, troubles))
         seen.goto(f"file://{file}{'#' + view if view else ''}")
         seen.wait_for_selector("body[data-ready]")
         return seen
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert troubles == []
+    for seen, troubles in used:
+        seen.goto("data:,")  # what is opened next begins anew
+        assert troubles == []
