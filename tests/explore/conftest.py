@@ -70,7 +70,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def windows(browser):
-    """Return `windows(width, height, scheme)`: a window, and a list of its errors, logs and requests.
+    """Return `windows(width, height, scheme)`: a window, and its errors, logs and requests.
 
     Tests share it: to make one takes longer than to read the report into it.
     """
