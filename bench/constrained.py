@@ -22,8 +22,11 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -43,7 +46,8 @@ from .constraints.programs import (
     forced_share,
     opening_tokens,
 )
-from .measure import OwnClock, Summary, interleave
+from .in_turn import in_turn, share_pages
+from .measure import Summary, as_a_server_does, seconds, wait_for_idle
 
 Figures = dict[str, Any]
 
@@ -51,6 +55,9 @@ WARM = 4
 """Runs of each contender that do not count. A GPU's steps of each shape are recorded when they have
 come some times, 13 ms each, once a process: free text's in the first run, a record's, whose rows
 are forced on at different times, in several."""
+
+SIDES = 3
+"""Executables that run side by side, in pages of their own."""
 
 GRAMMAR_RUNS = 5
 """Runs of a record's rows, no two alike, of which the one with the median of grammar's work counts.
@@ -89,31 +96,40 @@ def speeds(
     """Return how much faster constrained tokens come than free ones, on the real model.
 
     Each figure is a ratio of median seconds a generated token, prompts and all, of programs with
-    the same prompt and as many tokens: free text, a pattern that forces nothing, and a record.
+    the same prompt and as many tokens: free text, a pattern that forces nothing, and a record. On a
+    CPU a step of each is run in turn.
     `forced_speedup` is the record's at batch 1, where a step costs the same for one token as for
     a few; `constrained_vs_free` is the least of pattern and record at both sizes of a batch. Of the
     smaller one a round has so many `times`.
     """
     bench = bench or Bench(model)
-    record = bench.executable(RECORD)
-    sample = record.run_rows([{"text": f"Number {number}."} for number in range(ROWS)]).stats
-    tokens = sample.generated_tokens // ROWS + opening_tokens(record)
+    first = bench.executable(RECORD)
+    sample = first.run_rows([{"text": f"Number {number}."} for number in range(ROWS)]).stats
+    tokens = sample.generated_tokens // ROWS + opening_tokens(first)
     free = FREE.replace("TOKENS", str(tokens))
     executables = {
-        "record": record,
-        "free": bench.executable(free.replace("TYPE", "str"), endless=True),
-        "pattern": bench.executable(free.replace("TYPE", PATTERN), endless=True),
+        "record": bench.executable(RECORD, sides=SIDES),
+        "free": bench.executable(free.replace("TYPE", "str"), endless=True, sides=SIDES),
+        "pattern": bench.executable(free.replace("TYPE", PATTERN), endless=True, sides=SIDES),
     }
-    contenders: dict[str, Callable[[], float]] = {}
-    for name, executable in executables.items():
-        drawn = None if executable is record else tokens
-        one, many = sizes
-        contenders[f"{name} {one}"] = _round(executable, one, times, drawn)
-        contenders[f"{name} {many}"] = _round(executable, many, 1, drawn)
-    for _ in range(WARM):
-        for run in contenders.values():
-            run()
-    found = interleave(contenders, rounds, idle)
+    ahead = first.engine.ahead
+    if not ahead:
+        share_pages([each.engine for each in executables.values()], bench.executor)
+    one, many = sizes
+    contenders = [
+        {
+            f"{name} {size}": Batches(executable, size, count, None if name == "record" else tokens)
+            for name, executable in executables.items()
+        }
+        for size, count in ((one, times), (many, 1))
+    ]
+    found: dict[str, list[float]] = {name: [] for some in contenders for name in some}
+    for number in range(WARM + rounds):
+        wait_for_idle(idle if number >= WARM else 0.0)
+        for some in contenders:
+            for name, each in (_alone if ahead else _side_by_side)(some).items():
+                if number >= WARM:
+                    found[name].append(each)
     medians = {name: Summary.of(values).median for name, values in found.items()}
     ratios = {
         f"{name}_vs_free_batch_{size}": medians[f"free {size}"] / medians[f"{name} {size}"]
@@ -123,7 +139,7 @@ def speeds(
     return {
         "constrained_vs_free": min(ratios.values()),
         "forced_speedup": ratios["record_vs_free_batch_1"],
-        "forced_share": forced_share(record),
+        "forced_share": forced_share(first),
         "tokens_a_row": tokens,
         **ratios,
         "us_per_token": {name: 1e6 * median for name, median in medians.items()},
@@ -140,25 +156,46 @@ def figures(quick: bool = False, idle: float = 0.0, model: str = "tiny-dense") -
     }
 
 
-def _round(executable: Executable, size: int, times: int, drawn: int | None) -> Callable[[], float]:
-    """Return what runs a batch some times and gives the seconds a token, openings counted.
+@dataclass
+class Batches:
+    """Runs of batches, some `times` a round, which count their `tokens`, openings, too.
 
     `drawn` is how many tokens each row draws where that is known: a canonical end may leave fewer.
     """
-    numbers = iter(range(1_000_000))
-    opening = opening_tokens(executable)
 
-    def run() -> float:
-        spent, tokens = 0.0, 0
-        for _ in range(times):
-            rows = [{"text": f"This is number {next(numbers)}."} for _ in range(size)]
-            clock, start = OwnClock(), perf_counter()
-            stats = executable.run_rows(rows).stats
-            spent += perf_counter() - start if executable.engine.ahead else clock.seconds()
-            tokens += size * drawn if drawn else stats.generated_tokens + size * opening
-        return spent / tokens
+    executable: Executable
+    size: int
+    times: int
+    drawn: int | None
+    tokens: int = 0
+    numbers: Iterator[int] = field(default_factory=count)
 
-    return run
+    def steps(self) -> Iterator[None]:
+        """Run a round of them, and yield after each step."""
+        executable, opening, self.tokens = self.executable, opening_tokens(self.executable), 0
+        for _ in range(self.times):
+            rows = [{"text": f"This is number {next(self.numbers)}."} for _ in range(self.size)]
+            jobs = ((at, executable.check_row(at, row)) for at, row in enumerate(rows))
+            for ended in executable.session().steps(jobs):
+                for _, outcome in ended:
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    self.tokens += self.drawn or outcome.stats.generated_tokens + opening
+                yield
+
+
+def _side_by_side(contenders: Mapping[str, Batches]) -> dict[str, float]:
+    """Run a round of all, a step of each in turn; return the own seconds a token of each."""
+    with as_a_server_does():
+        spent = in_turn({name: each.steps() for name, each in contenders.items()})
+    return {name: spent[name] / each.tokens for name, each in contenders.items()}
+
+
+def _alone(contenders: Mapping[str, Batches]) -> dict[str, float]:
+    """Run a round of each, one after another; return their seconds a token by the wall's clock: a
+    device computes on while its host does something else."""
+    return {name: seconds(lambda: deque(each.steps(), 0)) / each.tokens  # noqa: B023
+            for name, each in contenders.items()}  # fmt: skip
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from weft.runtime.executable import Executable
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.simulator import ToyExecutor
 
+from ..contest.contest import FewerPages
+
 RECORD = """
 record Item:
     name: str(max_tokens=6)
@@ -61,10 +63,19 @@ class Bench:
         """Run on a model that is in memory already."""
         self._executor, self._sampler, self._policy = executor, sampler, policy
 
-    def executable(self, text: str | Path, toy: bool = False, endless: bool = False) -> Executable:
+    @property
+    def executor(self) -> Any:
+        """The model in memory."""
+        return self._executor
+
+    def executable(
+        self, text: str | Path, toy: bool = False, endless: bool = False, sides: int = 1
+    ) -> Executable:
         """Compile a program; with `toy`, for a model of this vocabulary that costs nothing.
 
-        With `endless`, no end token ends a gen: all its tokens come.
+        With `endless`, no end token ends a gen: all its tokens come. Of several `sides`, which run
+        step by step in turn, each has its part of the pages; a device that runs ahead of its host
+        takes no turns.
         """
         compilation = Compilation(text, self.model, options=self.options)
         plan, tokenizer = compilation.plan, _checkpoint(compilation).tokenizer
@@ -76,6 +87,8 @@ class Bench:
             if self._executor is None:
                 self._executor, self._sampler = compilation.executor, compilation.sampler
             executor, sampler = self._executor, self._sampler
+            if sides > 1 and not getattr(executor, "asynchronous", False):
+                executor = FewerPages(executor, executor.num_pages // sides)
         if endless:
             plan = parse_module(re.sub(r"ends = \[[0-9, ]*\]", "ends = []", str(plan)))
         tables = compilation.context.tables

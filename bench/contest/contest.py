@@ -126,6 +126,8 @@ class FewerPages:
             raise ValueError(f"the executor has {inner.num_pages} pages, not {pages}")
         self.num_pages = pages
         self.forward, self.copy_page = inner.forward, inner.copy_page
+        if getattr(inner, "takes_words", False):
+            self.forward_narrow = inner.forward_narrow  # type: ignore[attr-defined]
         self._inner = inner
 
     def __getattr__(self, name: str) -> Any:

@@ -1,0 +1,63 @@
+"""The bench of constrained tokens: sides run in turn, in pages of their own, and tokens count."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from weft.bench import constrained
+from weft.bench.constrained import Batches
+from weft.bench.constraints.programs import ROWS, Bench
+from weft.runtime.execution.sampler import sample_rows
+from weft.runtime.simulator import ToyExecutor
+
+SMALL = """
+program take(text: str) -> str:
+    user "{text}"
+    assistant gen words(max_tokens=4): choice["shop", "web"]
+    return words
+"""
+
+
+def test_sides_take_turns_in_pages_of_their_own(monkeypatch):
+    bench, placed, raced = Bench(), [], []
+    model = ToyExecutor(4096, 900, 16, 4096, max_batch=ROWS, max_tokens=512)
+    bench.take(model, sample_rows, None)
+    share, turn = constrained.share_pages, constrained.in_turn
+
+    def shared(engines, executor):
+        share(engines, executor)
+        placed.extend(range(*sorted((min(e.kv._free), max(e.kv._free) + 1))) for e in engines)
+
+    def raced_in_turn(runs):
+        raced.append([*runs])
+        spent = turn(runs)
+        assert all(seconds > 0 for seconds in spent.values())
+        return dict.fromkeys(spent, 1.0)
+
+    small = {"WARM": 0, "RECORD": SMALL, "PATTERN": 'regex "[a-z]{1,9}"', "ROWS": 1}
+    for name, value in small.items():
+        monkeypatch.setattr(constrained, name, value)
+    monkeypatch.setattr(constrained, "share_pages", shared)
+    monkeypatch.setattr(constrained, "in_turn", raced_in_turn)
+    found = constrained.speeds(rounds=1, bench=bench, sizes=(1, 2), times=2)
+    assert placed == [range(300), range(300, 600), range(600, 900)]
+    assert raced == [[f"{name} {n}" for name in ("record", "free", "pattern")] for n in (1, 2)]
+    took = pytest.approx(5e5 / found["tokens_a_row"])  # two runs of one row, or one of two
+    assert found["us_per_token"]["free 1"] == found["us_per_token"]["pattern 2"] == took
+    assert found["pattern_vs_free_batch_1"] == 1.0 and found["record_vs_free_batch_2"] > 0
+
+
+def test_a_row_that_fails_is_no_figure():
+    class Failing:
+        machine = SimpleNamespace(tokenizer=None)
+        plan = SimpleNamespace(walk=lambda: [])
+
+        def check_row(self, number, row):
+            return row
+
+        def session(self):
+            return SimpleNamespace(steps=lambda jobs: iter([[(0, ValueError("no"))]]))
+
+    with pytest.raises(ValueError, match="no"):
+        list(Batches(Failing(), 1, 1, None).steps())  # type: ignore[arg-type]
