@@ -15,6 +15,7 @@ from weft.frontend.lower import lower
 from weft.frontend.models.config import UnreadableFile
 from weft.frontend.parser import parse_text
 from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
+from weft.ir.diagnostics import PassError
 from weft.ir.vocabulary import Frame, encode_parts
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
@@ -120,6 +121,27 @@ def test_programs_compile_for_templates_that_look_at_the_messages_before(templat
     user, answer = chat.frame((), "user"), chat.frame(("user",), "assistant")
     parts = (*chat.start(), *user.prefix, "You judge: ", *user.suffix, *answer.prefix)
     assert first.elements == tuple(encode_parts(tokenizer, parts))
+
+
+def test_a_message_that_later_rounds_begin_otherwise_is_refused(tokenizer):
+    """Qwen's default system message stands before the first message alone."""
+    text = """program talk(questions: list[str]) -> str:
+    for question in questions:
+        user "{question}"
+        assistant gen reply(max_tokens=3)
+    return "done"
+"""
+
+    def compiled(text: str, template: str) -> None:
+        chat = TemplateChat(template, tokenizer, VARIABLES)
+        context = Context(tokenizer=tokenizer, chat=chat, validate=validation())
+        run_passes((*PROGRAM_PASSES, *LOWERING), lower(parse_text(text)), context)
+
+    with pytest.raises(PassError, match=r":3:9: .* this user message otherwise in later rounds"):
+        compiled(text, QWEN)
+    compiled(text.replace("    for", '    system "Be brief."\n    for'), QWEN)
+    for template in (LLAMA3, NO_SYSTEM):
+        compiled(text, template)
 
 
 def test_zoo_template_equals_transformers():

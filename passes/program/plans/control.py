@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....ir.core import Operation, Region, Value, make
+from ....ir.diagnostics import PassError
 from ....ir.types import KV, STREAM
 from .segments import StreamState
-from .streams import StreamLowering
+from .streams import Begun, StreamLowering
 
 _REGION_NAMES = {"program.for": "plan.for", "program.while": "plan.while", "program.if": "plan.if"}
+
+
+class OtherInLaterRounds(PassError):
+    """A loop's message that a chat template writes in one way in the first round, and in another in
+    those after it: a default system message before it, say. A loop's text is lowered once."""
+
+    template = "the chat template begins this {role} message otherwise in later rounds of its loop"
+    hint = 'begin a message before the loop, for example: system "..."'
 
 
 class ControlLowering(StreamLowering):
@@ -29,6 +38,7 @@ class ControlLowering(StreamLowering):
         carried = [self.streams.get(value.name) for value in operation.operands]
         if operation.name == "program.for":
             carried = carried[1:]
+        begun = len(self._lowering.begun)
         regions = tuple(
             self._region(region, carried, visible, operation) for region in operation.regions
         )
@@ -39,6 +49,23 @@ class ControlLowering(StreamLowering):
                  span=operation.span, **attributes)
         )  # fmt: skip
         self._bind_results(operation, results, carried)
+        if operation.name != "program.if" and operation.attribute("limit") != 1:
+            self._check_rounds(operation, carried, self._lowering.begun[begun:])
+
+    def _check_rounds(
+        self, loop: Operation, carried: list[StreamState | None], begun: list[Begun]
+    ) -> None:
+        """Refuse a message of a loop that reads otherwise after a round."""
+        chat = self._lowering.chat
+        for position, first in enumerate(carried):
+            after = self._yielded(loop, position)
+            if first is None or after is None or after.roles == first.roles:
+                continue
+            for message, roles in begun:
+                role = message["role"]
+                later = (*after.roles, *roles[len(first.roles) :])
+                if chat.frame(roles, role) != chat.frame(later, role):
+                    raise OtherInLaterRounds(role=role, span=message.span)
 
     def _region(
         self,

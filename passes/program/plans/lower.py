@@ -14,6 +14,7 @@ from ...manager import Context, ProgramPass
 from .constraints import tables_of
 from .forks import BlockLowering
 from .segments import SegmentWriter, StreamState
+from .streams import Begun
 
 _DECLARATIONS = {"program.record", "program.tool"}
 
@@ -71,6 +72,7 @@ class Lowering:
         }
         self.constraints: dict[tuple[str, str, tuple[str, ...]], Operation] = {}
         self.left: StreamState | None = None
+        self.begun: list[Begun] = []
 
     def function(self, operation: Operation) -> Operation:
         """Return the `plan.func` of a `program.func`."""

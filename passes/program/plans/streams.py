@@ -15,6 +15,9 @@ from .select_trie import option_tokens
 if TYPE_CHECKING:
     from .lower import Lowering
 
+Begun = tuple[Operation, tuple[str, ...]]
+"""A message that begins, and the roles of those before it."""
+
 _TERMINATORS = {"program.yield": "plan.yield", "program.condition": "plan.condition"}
 
 
@@ -65,6 +68,7 @@ class StreamLowering:
         state = self.streams[operation.operands[0].name]
         role = operation["role"]
         frame = self._lowering.chat.frame(state.roles, role)
+        self._lowering.begun.append((operation, state.roles))
         opened = state.plus(*frame.prefix, span=operation.span)
         self.streams[operation.result.name] = replace(
             opened, roles=(*state.roles, role), suffix=frame.suffix
