@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,14 @@ from weft.codegen.triton.emit import emit
 from weft.codegen.triton.load import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention.parts import MANY, Parts, attention_parts
-from weft.passes.tile.attention.ways import grouped_launches, join, launches, tuned
+from weft.passes.tile.attention.parts import ALL, Parts, attention_parts
+from weft.passes.tile.attention.ways import (
+    first_tiles,
+    grouped_launches,
+    join,
+    launches,
+    tuned,
+)
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.plan import Batch, WorkList
 
@@ -91,7 +97,8 @@ def scheduled(
     so many rows; `together`: items of one row are read several a program."""
     usual = tuned(shape, shared=bool(shape.many))
     _, *others = grouped_launches(usual) if together else launches(usual, rows)
-    first = attention_parts(replace(shape, items=MANY if shape.many else ""))
+    first = attention_parts(first_tiles(shape))
+    others = [] if shape.items == ALL else others
     others.append(join(shape, rows))
     return [
         (first, schedule),
@@ -154,7 +161,7 @@ class Decode:
         lists = list(self.lists.values())
         extents = (tokens, pool, len(lists[0]), len(lists[-1]), len(pages), slots)
         for place, launch in enumerate(self.kernels.parts):
-            first = [self.many] if place < len(self.kernels.parts) - 1 else []
+            first = [self.many] if self.shape.many and place == 0 else []
             launch(*extents, *first, self.q, *lists, pages, self.pools.k, self.pools.v, self.out,
                    *states)  # fmt: skip
         if joined:

@@ -53,8 +53,8 @@ class Rates:
     attention operations a second; multiprocessors, and programs resident at a time, of few rows and
     of many; seconds of a launch, before an item's first key arrives, of a join, and of joining one
     slot after another (by the join of few rows, and of many); the part of the shorter launch's
-    time, of items of many rows and of few, that the other hides; and what part of all this a list
-    takes that is read in another way."""
+    time, of items of many rows and of few, that the other hides; what part of all this a list takes
+    that is read in another way; and whether a single launch has the items of both."""
 
     memory: float = 4.2e12
     cache: float = 6.8e12
@@ -72,15 +72,16 @@ class Rates:
     slot_of_many: float = 1.37e-7
     beside: float = 0.4
     part: float = 1.0
+    single: bool = False
 
 
 @dataclass(frozen=True)
 class Way:
     """A kernel by the name that calls know it by: what the planner must know of it, what was
     measured of it, and whether it takes lists all of whose items the small tile holds (`few`), and
-    lists some of whose items it does not (`many`). `alone`: what was measured of it where a step
-    has a single row, if that differs; `grouped`: kernels can read items of one row several a
-    program (`ways.grouped`)."""
+    lists some of whose items it does not (`many`), of runs of up to `most` rows. `alone`: what was
+    measured of it where a step has a single row, if that differs; `grouped`: kernels can read items
+    of one row several a program (`ways.grouped`)."""
 
     name: str
     shape: Shape
@@ -89,14 +90,15 @@ class Way:
     many: bool = True
     alone: Rates | None = None
     grouped: bool = False
+    most: int = 1 << 30
 
     def rates_of(self, queries: int) -> Rates:
         """Return the rates of a step of so many queries."""
         return self.alone if self.alone is not None and queries == 1 else self.rates
 
     def takes(self, rows: int) -> bool:
-        """Whether it reads a list whose items have so many rows at most."""
-        return self.few if rows <= self.shape.rows_few else self.many
+        """Whether it reads a list whose runs have so many rows at most."""
+        return self.few if rows <= self.shape.rows_few else self.many and rows <= self.most
 
 
 class Run(NamedTuple):
@@ -141,7 +143,8 @@ def roofs_of(
 class Cost:
     """The predicted time of some runs, by the keys of an item.
 
-    Runs of many rows and of few are two launches side by side; a launch and the join are added.
+    Runs of many rows and of few are two launches side by side, which share the memory; a launch and
+    the join are added.
     """
 
     def __init__(self, batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> None:
@@ -150,7 +153,7 @@ class Cost:
         self.shape, self.rates, self.queries = shape, rates, int(batch.starts[-1])
         sizes, members = members_of(runs)
         rows = summed(np.diff(batch.starts)[members], sizes)
-        self.large = rows > shape.rows_few
+        self.large = (rows > shape.rows_few) | rates.single
         self.launches = [
             _Programs(batch, [runs[place] for place in np.flatnonzero(held).tolist()],
                       rows[held], sizes[held], members[np.repeat(held, sizes)],
@@ -185,6 +188,7 @@ class Cost:
         (waits, ours), (wait, theirs) = found
         ours, theirs, waits = ours[:, None], theirs[None], np.maximum(waits[:, None], wait[None])
         body = np.maximum(ours, theirs) + (1 - rates.beside) * np.minimum(ours, theirs)
+        body = np.maximum(body, sum(launch.memory for launch in self.launches))
         joined, slots = (
             left[:, None] + right[None] for left, right in zip(*(
                 launch.joined(s) for launch, s in zip(self.launches, sizes, strict=True)
@@ -218,9 +222,11 @@ class _Programs:
         self.keys, self.rows = keys[first], rows[first]
         self.tiles = -(-self.rows // shape.rows_many)
         self.read = float((self.keys * self.tiles * self.counts).sum()) * shape.key_bytes
+        self.memory = 0.0
         if runs:
             roofs = np.array(roofs_of(self.keys, self.rows, shape, rates))
             again = _again(batch, runs, keys, shape)
+            self.memory = float((roofs[0] * self.counts).sum()) - again / rates.memory
             self.stream = float((roofs.max(0) * self.counts).sum())
             self.stream -= again * (1 / rates.memory - 1 / rates.cache)
 

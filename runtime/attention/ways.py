@@ -45,29 +45,48 @@ RATES = {
         join=0.9e-6,
     ),
     "large": Rates(
-        4.0e12,
-        program=2.8e10,
-        processor=5.2e10,
-        flops=4.0e14,
-        resident=528,
-        launch=1.45e-6,
-        item=1.35e-6,
-        program_many=4.65e10,
-        beside=0.31,
+        3.95e12,
+        program=2.65e10,
+        processor=4.2e10,
+        flops=3.45e14,
+        resident=518,
+        launch=0.45e-6,
+        item=0.45e-6,
+        join=3.8e-6,
+        slot=3.9e-8,
+        slot_of_many=1.5e-7,
+        program_many=4.8e10,
+        beside=0.32,
     ),
     "largest": Rates(
-        4.0e12,
-        program=2.8e10,
-        processor=5.2e10,
-        flops=5.5e14,
-        resident=528,
-        launch=0.75e-6,
-        item=1.55e-6,
-        join=3.2e-6,
-        beside=0.22,
+        3.82e12,
+        program=4.7e10,
+        processor=5.8e10,
+        flops=4.9e14,
+        resident=418,
+        launch=3.0e-6,
+        item=3.55e-6,
+        join=0.1e-6,
+        slot=2.5e-8,
+        slot_of_many=4.0e-7,
+        program_many=5.7e10,
+        beside=0.88,
+    ),
+    "single": Rates(
+        3.85e12,
+        processor=2.9e10,
+        flops=3.5e14,
+        launch=0.4e-6,
+        item=1.45e-6,
+        join=2.0e-6,
+        slot=3.8e-8,
+        program_many=3.2e10,
+        single=True,
     ),
 }
-"""By way, on an H200 (bench/gpu_kernels.py)."""
+"""By way, on an H200 (bench/gpu_kernels.py). Those of items of many rows come from a search over
+1,236 timings of 73 lists that were cut in many ways: plans by them take 1.6 % longer, in the mean,
+than the fastest that was measured (docs/experiments/attention.md)."""
 
 ALONE = {
     "deep": {"program": 2.6e10},
@@ -110,7 +129,11 @@ PART = 0.96
 behind 256 to 8,192 0.91 to 1.03, in the median 0.96. By largest tiles, for which lists of 256 rows
 behind 2,048 were planned before, these took 48.9 us with 64 own keys, and 40.3 so."""
 
-SHARED = ("large", "largest")
+SINGLE = "single"
+"""The way of which one launch reads all items, those of few rows by large tiles, too: of runs that
+two tiles hold. By it 64 rows of one key head behind 512 keys take 10.9 us, and 9.1 by `large`."""
+
+SHARED = ("large", "largest", SINGLE)
 """Those whose lists have items of more rows than the small tile holds."""
 
 
@@ -153,8 +176,11 @@ def measured(shapes: Iterable[tuple[str, Shape]]) -> list[Way]:
         known = name in ALONE and shape.page % 64 == 0
         return replace(RATES[name], **ALONE[name]) if known else None
 
+    def most(name: str, shape: Shape) -> int:
+        return 2 * shape.rows_many if name == SINGLE else Way.most
+
     return [Way(name, shape, rates(name, shape), name not in SHARED, name in SHARED,
-                alone(name, shape)) for name, shape in shapes]  # fmt: skip
+                alone(name, shape), most=most(name, shape)) for name, shape in shapes]  # fmt: skip
 
 
 def had_by(ways: Sequence[Way], recipes: Sequence[Recipe]) -> list[Way]:

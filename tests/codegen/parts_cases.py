@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from weft.passes.tile.attention.join import attention_merge
-from weft.passes.tile.attention.parts import MANY, Parts
+from weft.passes.tile.attention.parts import ALL, MANY, Parts
 from weft.passes.tile.attention.ways import launches
 from weft.runtime.attention.plan import Batch, Rates, Shape, WorkList, plan
 
@@ -150,7 +150,7 @@ def launched(run: Any, shape: Parts, case: Any, work: Any, by: Any = None, kerne
     parts, join = arguments(shape, case, work)
     many = int((work.item_rows > shape.rows_few).sum())
     for kernel in kernels or launches(shape):
-        first = [min(many + 1, len(work.item_row))] * (kernel["name"].name.endswith(MANY))
+        first = [min(many + 1, len(work.item_row))] * kernel["name"].name.endswith((MANY, ALL))
         parts[-4:] = run(kernel, [*parts[:6], *first, *parts[6:]])[-4:]
     join[6:9], join[9] = parts[-3:], parts[-4]
     return widened(run(merge, join)[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from weft.ir.schedule import Schedule
 from weft.ir.tile import extents_of
 from weft.ir.verifier import verify
 from weft.passes.tile.attention.join import MOST_FEW, attention_merge, merge_of_many
-from weft.passes.tile.attention.parts import Parts
+from weft.passes.tile.attention.parts import ALL, Parts, attention_parts
 from weft.passes.tile.attention.ways import launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.tests.codegen.parts_cases import (
@@ -91,6 +92,19 @@ def test_decode(shape: Parts, groups: str, cascade: bool | None) -> None:
         np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
+@pytest.mark.parametrize("name", ["f32", "bf16"])
+def test_one_launch_reads_items_of_many_rows_and_of_few(name: str) -> None:
+    shape = SHAPES[name]
+    kernel = attention_parts(replace(shape, items=ALL))
+    assert prove_bounds(kernel).ok
+    case = tree(shape, GROUPS["forks"])
+    work = planned(shape, case, cascade=True)
+    sizes = work.item_rows > shape.rows_few
+    assert sizes.any() and not sizes.all()
+    found = launched(interpreted, shape, case, work, kernels=[kernel])
+    np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
 @pytest.mark.parametrize("groups", each_time(GROUPS.keys(), "forks"))
 @pytest.mark.parametrize("shape", each_time(SHAPES, "f32", "bf16", "odd_group", "window"))
 def test_prefill_over_a_cached_prefix(shape: Parts, groups: str) -> None:
@@ -123,10 +137,11 @@ def test_heads_are_joined_together_a_few_slots_at_a_time(together: int) -> None:
     np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
-@pytest.mark.parametrize("heads, together", [(32, 16), (24, 8), (8, 8), (12, 1)])
+@pytest.mark.parametrize("heads, together", [(32, 16), (24, 4), (8, 4), (6, 1)])
 def test_joins_of_many_rows_have_programs_for_all_heads(heads: int, together: int) -> None:
     join = merge_of_many(heads, 16, "f32")
     assert join["grid"] == ("G", str(heads // together)) and prove_bounds(join).ok
+    assert gpu_schedule(join).num_warps == (8 if together > 1 else 2)
 
 
 def test_joins_of_few_rows_and_of_many_do_each_its_own() -> None:

@@ -23,11 +23,12 @@ AT_ONCE_OF_FEW, MOST_FEW = 48, 2
 are: of one row of 128 K tokens, whose list is cut into 43, an H200 takes 32.7 us a layer instead of
 33.3; of eight rows in six parts each it would take 129.2 instead of 127.1."""
 
-AT_ONCE_OF_MANY, TOGETHER = 4, (16, 8)
+AT_ONCE_OF_MANY, TOGETHER = 4, (16, 4)
 """The same where rows are many, and cut into few; and heads that a program joins there: of 128 rows
-on an H200 2.9 us instead of 10.2 with 16 slots of one head, 5.9 with 4; with 16 heads, which eight
-warps share, 0.6 less (attention of 128 rows behind shared keys 27.8 and 32.6 us, with eight heads
-28.4 and 33.2, with 32 28.6 and 33.4). The first that divides a model's heads is taken."""
+on an H200 2.9 us instead of 10.2 with 16 slots of one head, 5.9 with 4; with 16 heads 0.6 less than
+with eight (attention of 128 rows behind shared keys 27.8 and 32.6 us, with eight heads 28.4 and
+33.2, with 32 28.6 and 33.4). Of eight heads four, 0.9 less than all (256 rows behind 2 K keys 19.0
+and 20.6). The first that divides a model's heads is taken; eight warps share them."""
 
 QUOTIENT = "where(b > 0.0, a / max(b, 1e-30), 0.0)"
 

@@ -26,8 +26,8 @@ from .tile_rows import Lanes, Results, listed
 SMALL = 16
 """Query heads up to which a tile's products are those of single warps."""
 
-MANY, FEW = "many", "few"
-"""The items of a list that a kernel reads: those of many rows, or of few."""
+MANY, FEW, ALL = "many", "few", "all"
+"""The items of a list that a kernel reads: those of many rows, or of few; or all, by one tile."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Parts:
     `keys` and `keys_many` are read at a time; both divide the page, or are whole pages.
     `window`: how many last keys a row sees (0: all). `way`: how it is scheduled, if not as usual
     (`attention_ways`). `items`: the launch is for those items of a list that the small tile holds
-    (`FEW`), or for the others (`MANY`); without, all fit. `joins`: a step has one row at most, and
+    (`FEW`), or for the others (`MANY`), or for both by the large one (`ALL`); without, all fit the
+    small one. `joins`: a step has one row at most, and
     of each key head the program that comes last joins the states of all, so many slots at a time.
     """
 
@@ -262,7 +263,7 @@ class PartsBuilder:
 class _Parts(PartsBuilder):
     def declare(self) -> None:
         s, b = self.shape, self.b
-        extents = ("T", "N", "W", "R", "E", "S", *("M" * (s.items == MANY)))
+        extents = ("T", "N", "W", "R", "E", "S", *("M" * (s.items in (MANY, ALL))))
         self.extents = {extent: b.scalar(extent) for extent in extents}
         self.pool_pages = self.extents["N"]
         self.q = b.buffer("q", s.q, "T", s.heads * s.head_dim)
@@ -295,6 +296,8 @@ class _Parts(PartsBuilder):
         self.channel = b.expand(b.iota(s.head_dim), 0)
         if not s.items:
             self._item(s.few, s.keys)
+        elif s.items == ALL:
+            self._item(s.many, s.keys_many)
         else:
             small = b.map(f"where(a <= {s.rows_few}, 1, 0)", self.count, dtype="i32", hint="small")
             if s.items == FEW:
@@ -311,7 +314,7 @@ class _Parts(PartsBuilder):
 
     def _facts(self) -> tuple[str, ...]:
         s = self.shape
-        first = ["0 <= M <= W"] if s.items == MANY else []
+        first = ["0 <= M <= W"] if "M" in self.extents else []
         first += (
             ["G1 == G + 1", "0 <= G <= 1", "0 <= merge_start[*] <= S", "-1 <= merge_query[*] < T"]
             if s.joins

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ....ir.core import Operation, Symbol, Table, Term, Value
 from ....ir.sparse import READ_WHOLE
 from ..attention.grouped import GROUPED
-from ..attention.parts import MANY, Parts, attention_parts
+from ..attention.parts import ALL, Parts, attention_parts
 from ..attention.ways import (
     CROWD,
     JOINED,
     WAVES,
+    first_tiles,
     grouped_launches,
     join,
     joined,
@@ -96,12 +96,10 @@ def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list
 def _by_way(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:
     """Return the same, of which the first, and that of items of few rows beside others, is of
     another kernel in each way that the step's list may be planned for."""
-    items = MANY if shape.many else ""
     found = variants(shape, shared=bool(shape.many))
     if len(found) < 2:
         return calls
-    kernels = {way.name: lowering.once(attention_parts, replace(way.tiles, items=items))
-               for way in found}  # fmt: skip
+    kernels = {way.name: lowering.once(attention_parts, first_tiles(way.tiles)) for way in found}
     tables = [kernels]
     together = lowering.once(grouped_launches, shape)
     if together:
@@ -110,4 +108,8 @@ def _by_way(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[O
     for place, table in enumerate(tables):
         ways = {name: Symbol(lowering.declare(kernel)) for name, kernel in table.items()}
         calls[place] = calls[place].with_attributes(ways=Table.of(ways))
+    alone = {way.name for way in found if way.tiles.items == ALL}
+    if alone:
+        beside = [name for name in kernels if name not in alone]
+        calls[1] = calls[1].with_attributes(only=("", *beside))
     return calls

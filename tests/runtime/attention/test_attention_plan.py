@@ -21,6 +21,7 @@ from weft.runtime.attention.plan import (
     Way,
     WorkList,
     choose_runs,
+    cut,
     plan,
     plan_among,
     predict,
@@ -265,3 +266,17 @@ def test_two_launches_side_by_side_take_less_than_in_turn_and_more_than_one() ->
     states = cost.launches[1].joined(np.array([512]))[0][0] + 64
     join = Rates().join + states * LLAMA.state_bytes / Rates().memory
     assert both - join - 64 * Rates().slot_of_many < few + many + Rates().launch
+    hidden = Cost(batch, cost.runs, LLAMA, Rates(beside=1.0, item=0.0, launch=0.0, join=0.0))
+    read = (4096 + 64 * 512) * LLAMA.key_bytes  # both come through one memory
+    moved = (read + states * LLAMA.state_bytes) / Rates().memory
+    assert hidden.seconds(512) == pytest.approx(moved + 9 * Rates().slot_of_many)
+
+
+def test_a_single_launch_has_the_items_of_many_rows_and_of_few() -> None:
+    batch, rates = forks(64, 4096, 512), Rates(single=True, beside=1.0)
+    cost = Cost(batch, choose_runs(batch, LLAMA, rates, True), LLAMA, rates)
+    assert cost.large.all() and not cost.launches[0].keys.size
+    work = cut(batch, cost)
+    assert {1, 16} <= {*work.item_rows.tolist()} and work.seconds == cost.least()[0]
+    apart = Cost(batch, cost.runs, LLAMA, Rates(beside=1.0))
+    assert cost.least()[0] > apart.least()[0]  # nothing is hidden

@@ -21,8 +21,14 @@ from weft.ir.model import ModelConfig, Rope
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
-from weft.passes.tile.attention.parts import MANY, Parts, attention_parts
-from weft.passes.tile.attention.ways import LARGE_SCHEDULES, SCHEDULES, tuned, variants
+from weft.passes.tile.attention.parts import Parts, attention_parts
+from weft.passes.tile.attention.ways import (
+    LARGE_SCHEDULES,
+    SCHEDULES,
+    first_tiles,
+    tuned,
+    variants,
+)
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.runtime.attention.cost import Batch, Rates, Shape, Way
@@ -86,6 +92,8 @@ def test_the_grid_asks_for_several_ways():
              for heads, of in GRID[::5]}  # fmt: skip
     assert len(found & {"three", "deep", "crowded", "wide"}) >= 2
     assert found >= {"large", "largest"}
+    one = Bench(None, 1.0).choice(Parts(8, 1, 128, page=64), Sequences(16, 8192, 256))  # type: ignore[arg-type]
+    assert one[0].name == "single" and {1, 8} <= {*one[2].item_rows.tolist()}
 
 
 def test_the_bench_times_what_the_engine_launches_for_rows_read_several_a_program(
@@ -129,7 +137,7 @@ def test_each_way_is_a_kernel_with_its_own_schedule():
     shape = Parts(32, 8, 128, page=64)
     for shared, schedules in ((False, SCHEDULES), (True, LARGE_SCHEDULES)):
         for way in variants(shape, shared):
-            kernel = attention_parts(replace(way.tiles, items=MANY if shared else ""))
+            kernel = attention_parts(first_tiles(way.tiles))
             assert gpu_schedule(kernel, apart=not shared) == way.schedule, way.name
             if way.tiles.way:
                 assert schedules[way.tiles.way] == way.schedule
@@ -149,7 +157,7 @@ class Seen:
 
 
 CONFIG = ModelConfig(
-    vocab_size=96, width=64, layers=1, heads=8, kv_heads=2, head_dim=64, ffn=64,
+    vocab_size=96, width=64, layers=1, heads=8, kv_heads=1, head_dim=64, ffn=64,
     context_length=1 << 17, rope=Rope(1e4), windows=(0,), architecture="LlamaForCausalLM",
 )  # fmt: skip
 
@@ -170,25 +178,27 @@ def test_a_step_runs_the_kernels_that_its_list_was_planned_for():
     seen: list[Seen] = []
     device = executor(seen)
     device._recorded.cost = 1e-9  # every step's room is recorded
-    shape = Parts(8, 2, 64, page=64)
+    shape = Parts(8, 1, 64, page=64)
     found = attention_ways(shape)
     assert {way.name for way in device._lists._choice} == {way.name for way in found}
     for way, (_, tiles, _) in found.items():
-        others = [other for other in found if other.many != way.many]
-        device._lists._choice, device._lists._last = [way, *others], None
-        of = Sequences(64, 32768, 64) if way.many else Sequences(64, 0, 512)
+        other_kinds = [other for other in found if other.many != way.many]
+        device._lists._choice, device._lists._last = [way, *other_kinds], None
+        count = min(64, way.most)
+        of = Sequences(count, 32768, 64) if way.many else Sequences(count, 0, 512)
         step = step_of(of.batch(shape, np.arange(of.pages(shape)) % 1200))
         seen[0].log.clear()
         device.forward(step)
-        (first, *_) = [name for name in seen[0].log if name.startswith("attention_parts")]
-        assert first == replace(tiles, items=MANY if tiles.many else "").name
+        first, *others = [name for name in seen[0].log if name.startswith("attention_parts")]
+        assert first == first_tiles(tiles).name
+        assert len(others) == (tiles.many > 0 and way.name != "single")
 
 
 def test_a_single_rows_small_programs_join_what_they_leave_and_others_do_not():
     seen: list[Seen] = []
     device = executor(seen)
     device._recorded.cost = 1e-9
-    shape, joins = Parts(8, 2, 64, page=64), []
+    shape, joins = Parts(8, 1, 64, page=64), []
     found = attention_ways(shape)
     for way, (name, tiles, _) in found.items():
         if not way.many:
@@ -309,7 +319,7 @@ def test_a_step_whose_items_have_one_row_runs_the_kernel_for_several(monkeypatch
     seen: list[Seen] = []
     device = executor(seen)
     device._recorded.cost = 1e-9
-    shape = Parts(8, 2, 64, page=64)
+    shape = Parts(8, 1, 64, page=64)
     for prefix, way in ((16384, GROUPED), (0, "")):
         of = Sequences(64, prefix, 64)
         seen[0].log.clear()
