@@ -123,25 +123,45 @@ def test_programs_compile_for_templates_that_look_at_the_messages_before(templat
     assert first.elements == tuple(encode_parts(tokenizer, parts))
 
 
-def test_a_message_that_later_rounds_begin_otherwise_is_refused(tokenizer):
-    """Qwen's default system message stands before the first message alone."""
-    text = """program talk(questions: list[str]) -> str:
+TALK = """program talk(questions: list[str]) -> str:
     for question in questions:
         user "{question}"
         assistant gen reply(max_tokens=3)
     return "done"
 """
+BRIEF = """program talk(questions: list[str]) -> str:
+    if len(questions) > 2:
+        system "Be brief."
+    user "{questions}"
+    assistant gen reply(max_tokens=3)
+    return reply
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "mend"),
+    [
+        (TALK, r":3:9: .* otherwise in later rounds", ("    for", '    system "Go."\n    for')),
+        (
+            BRIEF,
+            r":4:5: .* depends on a condition",
+            ("    user", '    else:\n        system ""\n    user'),
+        ),
+    ],
+)
+def test_a_message_of_which_there_would_be_two_forms_is_refused(text, says, mend, tokenizer):
+    """Qwen's default system message stands before the first message alone."""
 
     def compiled(text: str, template: str) -> None:
         chat = TemplateChat(template, tokenizer, VARIABLES)
         context = Context(tokenizer=tokenizer, chat=chat, validate=validation())
         run_passes((*PROGRAM_PASSES, *LOWERING), lower(parse_text(text)), context)
 
-    with pytest.raises(PassError, match=r":3:9: .* this user message otherwise in later rounds"):
+    with pytest.raises(PassError, match=says):
         compiled(text, QWEN)
-    compiled(text.replace("    for", '    system "Be brief."\n    for'), QWEN)
-    for template in (LLAMA3, NO_SYSTEM):
-        compiled(text, template)
+    compiled(text.replace(*mend), QWEN)
+    compiled(text, LLAMA3)
+    compiled(TALK, NO_SYSTEM)
 
 
 def test_zoo_template_equals_transformers():

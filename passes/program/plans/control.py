@@ -10,6 +10,9 @@ from ....ir.types import KV, STREAM
 from .segments import StreamState
 from .streams import Begun, StreamLowering
 
+MOST_WAYS = 8
+"""Ways to a stream whose messages are told apart: conditions after one another double them."""
+
 _REGION_NAMES = {"program.for": "plan.for", "program.while": "plan.while", "program.if": "plan.if"}
 
 
@@ -25,6 +28,8 @@ class ControlLowering(StreamLowering):
     """Lowers for, while and if, besides what happens on one stream."""
 
     _last_inner: dict[str, StreamState]
+    _ends: list[dict[str, StreamState]]
+    """What streams are at the ends of regions that go on."""
 
     def _for(self, operation: Operation) -> None:
         self._control(operation)
@@ -38,7 +43,7 @@ class ControlLowering(StreamLowering):
         carried = [self.streams.get(value.name) for value in operation.operands]
         if operation.name == "program.for":
             carried = carried[1:]
-        begun = len(self._lowering.begun)
+        begun, self._ends = len(self._lowering.begun), []
         regions = tuple(
             self._region(region, carried, visible, operation) for region in operation.regions
         )
@@ -91,6 +96,7 @@ class ControlLowering(StreamLowering):
         body = block.lower(region.operations)
         if _yield_of(region) is not None:
             self._last_inner = block.streams
+            self._ends.append(block.streams)
         return Region(tuple(arguments), body)
 
     def _bind_results(
@@ -105,7 +111,22 @@ class ControlLowering(StreamLowering):
             yielded = self._yielded(operation, position)
             state = yielded or (carried[position] if position < len(carried) else None)
             assert state is not None
-            self.streams[value.name] = replace(state, kv=result, pieces=(), sealed=False)
+            others = self._other_roles(operation, position, state, carried)
+            self.streams[value.name] = replace(
+                state, kv=result, pieces=(), sealed=False, others=others
+            )
+
+    def _other_roles(
+        self, operation: Operation, position: int, state: StreamState,
+        carried: list[StreamState | None],
+    ) -> frozenset[tuple[str, ...]]:  # fmt: skip
+        """Return the roles of a result on all ways to it but that of `state`."""
+        ways = [] if operation.name == "program.if" else [carried[position]]
+        yields = filter(None, map(_yield_of, operation.regions))
+        for end, streams in zip(yields, self._ends, strict=True):
+            ways.append(streams.get(end.operands[position].name))
+        found = {roles for way in ways if way for roles in (way.roles, *way.others)}
+        return frozenset(sorted(found - {state.roles})[:MOST_WAYS])
 
     def _yielded(self, operation: Operation, position: int) -> StreamState | None:
         """Return the state that the last region to go on yields there (for its chat roles)."""

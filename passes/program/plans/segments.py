@@ -26,6 +26,8 @@ class StreamState:
     pieces: tuple[Piece, ...] = ()
     sealed: bool = True
     roles: tuple[str, ...] = ()
+    others: frozenset[tuple[str, ...]] = frozenset()
+    """Its chat roles where another way leads here."""
     suffix: tuple[Part, ...] = ()
     span: Span | None = None
     spans: tuple[Span | None, ...] = ()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ....ir.core import Operation, Value, make, walk
+from ....ir.diagnostics import PassError
 from ....ir.program import SAMPLING, VALUE_NAMES, WHO
 from ....ir.types import KV, STREAM
 from .segments import StreamState
@@ -19,6 +20,16 @@ Begun = tuple[Operation, tuple[str, ...]]
 """A message that begins, and the roles of those before it."""
 
 _TERMINATORS = {"program.yield": "plan.yield", "program.condition": "plan.condition"}
+
+
+class OtherOnAnotherWay(PassError):
+    """A message that a chat template writes in one way or another by which messages came before,
+    where these depend on a condition. Its text is lowered once."""
+
+    template = "how the chat template begins this {role} message depends on a condition before it"
+    hint = (
+        "let the same roles come before it on both sides: each with a system message, for example"
+    )
 
 
 class StreamLowering:
@@ -67,12 +78,16 @@ class StreamLowering:
     def _begin(self, operation: Operation) -> None:
         state = self.streams[operation.operands[0].name]
         role = operation["role"]
-        frame = self._lowering.chat.frame(state.roles, role)
+        chat = self._lowering.chat
+        frame = chat.frame(state.roles, role)
+        if any(chat.frame(other, role) != frame for other in state.others):
+            raise OtherOnAnotherWay(role=role, span=operation.span)
         self._lowering.begun.append((operation, state.roles))
         opened = state.plus(*frame.prefix, span=operation.span)
         self.streams[operation.result.name] = replace(
-            opened, roles=(*state.roles, role), suffix=frame.suffix
-        )
+            opened, roles=(*state.roles, role), suffix=frame.suffix,
+            others=frozenset((*other, role) for other in state.others),
+        )  # fmt: skip
 
     def _end(self, operation: Operation) -> None:
         state = self.streams[operation.operands[0].name]
