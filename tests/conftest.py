@@ -129,6 +129,13 @@ def freezing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gc, name, as_it_is)
 
 
+@pytest.fixture(scope="module")
+def little_to_look_through() -> None:
+    """Keep what earlier tests hold from Python's looks for garbage, of which a module has many."""
+    gc.collect()
+    FREEZING["freeze"]()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def models_lowered_once() -> Iterator[None]:
     """Lower a model once for the same options: hundreds of tests compile the shipped ones. Tests

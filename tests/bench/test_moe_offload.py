@@ -15,6 +15,8 @@ from weft.bench.offload.store import shared_store
 from weft.frontend.checkpoint import open_checkpoint
 from weft.runtime.execution.weights import RandomTensors
 
+pytestmark = pytest.mark.usefixtures("little_to_look_through")  # the bench looks before each run
+
 
 @pytest.fixture(scope="module")
 def bench(request):
