@@ -121,19 +121,22 @@ class SameStep:
         first, last = max(fresh - shared // size * size, 0), shared % size
         if first < last:
             page, theirs = int(pages[shared // size]), int(other.sequence.pages[shared // size])
-            slots = self._slots(page).copy()
-            chunk.copied = np.stack([self._slots(theirs)[first:last], slots[first:last]])
-            slots[first:last] = chunk.copied[0]
-            self._written[page] = slots
+            slots = self._written[page] = self._own_slots(page)
+            chunk.copied = copied = np.empty((2, last - first), np.int32)
+            copied[1] = slots[first:last]
+            slots[first:last] = copied[0] = self._slots(theirs)[first:last]
 
     def reads(self, chunk: Chunk) -> bool:
         """Say whether others of the step read what a chunk computes."""
         return any(theirs is chunk for *_, theirs in self._pairs)
 
     def _slots(self, page: int) -> np.ndarray:
-        size = self._kv.page_size
         known = self._written.get(page)
-        return np.arange(page * size, (page + 1) * size, dtype=np.int32) if known is None else known
+        return self._own_slots(page) if known is None else known
+
+    def _own_slots(self, page: int) -> np.ndarray:
+        size = self._kv.page_size
+        return np.arange(page * size, (page + 1) * size, dtype=np.int32)
 
     def orphans(self, alive: Collection[Request]) -> Iterator[Request]:
         """Yield those who take part without the chunk that they read: who computes it has lost its
