@@ -61,3 +61,14 @@ def test_a_row_that_fails_is_no_figure():
 
     with pytest.raises(ValueError, match="no"):
         list(Batches(Failing(), 1, 1, None).steps())  # type: ignore[arg-type]
+
+
+def test_where_a_device_runs_ahead_each_runs_to_its_end_by_itself(monkeypatch):
+    done = []
+    sides = {
+        name: SimpleNamespace(steps=lambda name=name: map(done.append, 2 * name), tokens=4)
+        for name in "ab"
+    }
+    monkeypatch.setattr(constrained, "seconds", lambda run: run() or 2.0)
+    assert constrained._alone(sides) == {"a": 0.5, "b": 0.5}  # type: ignore[arg-type]
+    assert done == ["a", "a", "b", "b"]
