@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ from ..ir.printer import print_operation
 from ..ir.schedule import Schedule
 from .cache import default_folder
 from .kernel import BuildStatistics, Kernel
-from .triton.emit import TritonSource, emit
+from .triton.emit import emit
 from .triton.load import load_launcher, load_module
 from .triton.precompile import precompile
+from .triton.source import TritonSource
+
+HOPPER = 9
+"""The major compute capability of a GPU whose groups of warps multiply from shared memory."""
 
 
 class SameName(KernelError):
@@ -44,6 +48,8 @@ def load_kernels(
         start = time.perf_counter()
         if interpreted:
             schedule = replace(schedule, chained=False, opens=False)
+        if interpreted or not specialises():
+            schedule = replace(schedule, specialised=0)
         source = emit(operation, schedule)
         if source.name in loaded:
             raise SameName(name=source.name)
@@ -58,6 +64,14 @@ def load_kernels(
     if not interpreted:
         precompile(functions)
     return loaded
+
+
+@cache
+def specialises() -> bool:
+    """Whether the GPU here has what kernels of specialised warps are made of: Hopper's products."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == HOPPER
 
 
 def _text(source: TritonSource) -> str:

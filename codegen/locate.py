@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from ..ir.core import Operation, Value, walk
 from ..ir.schedule import Schedule
-from .triton.emit import _Emitter as TritonEmitter
+from .triton.emitter import Emitter as TritonEmitter
+from .triton.gluon.emit import gluon_lines
 from .tvm.emit import Emitter as TVMEmitter
 
 Origins = tuple[int, ...]
 
-_PTX_LOC = re.compile(r"^\s*\.loc\s+1 (\d+) ")
-_PTX_INLINED = re.compile(r"^\s*\.loc\s.*inlined_at 1 (\d+) ")
+_PTX_LOC = re.compile(r"^\s*\.loc\s")
+_PTX_PLACES = re.compile(r"\b(?:loc\s+|inlined_at )1 (\d+) ")
 _PTX_NOISE = re.compile(r"^\s*(?:\.loc|\.file|//|\$L__(?:tmp|func_))")
 
 
@@ -46,7 +47,10 @@ def locate_tile(kernel: Operation) -> Located:
 
 
 def locate_triton(kernel: Operation, schedule: Schedule) -> Located:
-    """Return the Triton file of a kernel."""
+    """Return the Triton file of a kernel, in Gluon where its schedule says so."""
+    if schedule.specialised:
+        pairs = list(gluon_lines(kernel, schedule))
+        return Located(tuple(text for text, _ in pairs), tuple((at,) for _, at in pairs))
     emitter = _Triton(kernel, schedule)
     lines = emitter.file().split("\n")
     first = next(at for at, line in enumerate(lines) if line.startswith(f"def {emitter.name}(")) + 1
@@ -77,10 +81,11 @@ def locate_ptx(kernel: Operation, schedule: Schedule, arch: int = 90) -> Located
     now: Origins = ()
     text = str(compile_offline(kernel, schedule, arch)["ptx"])
     for line in text.split("\t.section")[0].split("\n"):
-        place = _PTX_INLINED.search(line) or _PTX_LOC.match(line)
-        if place:
-            at = int(place[1]) - 1
-            now = source[at] if 0 <= at < len(source) else ()
+        if _PTX_LOC.match(line):
+            places = [int(at) - 1 for at in _PTX_PLACES.findall(line)]
+            found = [source[at] for at in places if 0 <= at < len(source)]
+            outer = found[-1] if found else () if places else now
+            now = next((each for each in found if each != (0,)), outer)
         elif line.strip() and not _PTX_NOISE.match(line):
             lines.append(line.replace("\t", "    ", 1).replace("\t", " "))
             origins.append(now)

@@ -20,6 +20,8 @@ class Schedule:
     nothing of it: its last program alone waits, so that whoever waits for it waits for both. One
     that `opens` lets the next one come as soon as it runs, chained or not, before it waits.
     `registers` a thread may have (0: as many as it asks for), so that more programs are resident.
+    Where warps are `specialised`, on a GPU that can, four compute 64 rows of a tile, and one copies
+    what they read; the number is that of registers a thread has then in place of `registers`.
     Tile extents are chosen when the kernel is built, and are named in its `blocks`.
     """
 
@@ -33,5 +35,6 @@ class Schedule:
     precision: str = "tf32x3"
     chained: bool = False
     registers: int = 0
+    specialised: int = 0
     beside: bool = False
     opens: bool = False

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
-from weft.codegen.triton.emit import emit, launch_options
+from weft.codegen.triton.emit import emit
 from weft.codegen.triton.load import load_module
-from weft.codegen.triton.precompile import stand_in
+from weft.codegen.triton.precompile import stand_ins
+from weft.codegen.triton.source import launch_options
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 
@@ -30,5 +31,4 @@ def compile_ahead(kernels: Sequence[tuple[Operation, Schedule]], folder: Path) -
 def _compile(kernel: Operation, schedule: Schedule, folder: Path) -> None:
     source = emit(kernel, schedule)
     function = getattr(load_module(source, folder), source.name)
-    arguments = [stand_in(value.type) for value in kernel.regions[0].arguments]
-    function.warmup(*arguments, grid=(1,), **launch_options(schedule))
+    function.warmup(*stand_ins(function, kernel), grid=(1,), **launch_options(schedule))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from ...ir.schedule import Schedule
 from ...ir.types import dtype_of
 from .emit import emit
 from .load import NoTriton, load_module
+from .precompile import stand_ins
+from .source import launch_options
 
 _POINTEE = {"f32": "fp32", "f64": "fp64", "bf16": "bf16", "f16": "fp16", "bool": "i1",
             "index": "i32", "f8e4m3": "fp8e4nv"}  # fmt: skip
@@ -39,20 +42,22 @@ def compile_offline(
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     schedule = schedule or Schedule()
     source = emit(kernel, schedule)
     with tempfile.TemporaryDirectory() as scratch:
         function = getattr(load_module(source, folder or Path(scratch)), source.name)
-        options = {"num_warps": schedule.num_warps, "num_stages": schedule.num_stages}
-        options |= {"maxnreg": schedule.registers} if schedule.registers else {}
-        ast = ASTSource(fn=function, signature=signature(kernel), attrs=_aligned(kernel))
+        options = launch_options(replace(schedule, chained=False))
+        kind = GluonASTSource if schedule.specialised else ASTSource
+        types = signature(kernel) | _blocks(function, kernel)
+        ast = kind(function, types, attrs=_aligned(kernel))
         try:
             built = triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)
         except Exception as error:
             problem = str(error).strip() or type(error).__name__
             raise CannotCompile(kernel=source.name, arch=arch, problem=problem) from error
-    return {stage: built.asm[stage] for stage in STAGES}
+    return {stage: built.asm[stage] for stage in STAGES if stage in built.asm}
 
 
 def signature(kernel: Operation) -> dict[str, str]:
@@ -61,6 +66,13 @@ def signature(kernel: Operation) -> dict[str, str]:
         value.name: ("*" if value.type.name == "buffer" else "") + _scalar(value.type)
         for value in kernel.regions[0].arguments
     }
+
+
+def _blocks(function: Any, kernel: Operation) -> dict[str, str]:
+    """Return the types of buffers of which a kernel copies blocks."""
+    pairs = zip(kernel.regions[0].arguments, stand_ins(function, kernel), strict=True)
+    return {value.name: f"tensordesc<{_scalar(value.type)}{given.block_shape!r},{given.layout!r}>"
+            for value, given in pairs if hasattr(given, "block_shape")}  # fmt: skip
 
 
 def _scalar(type: Term) -> str:

@@ -38,13 +38,16 @@ def known_triton() -> bool:
 class Launcher:
     """`launch(*arguments)` of a kernel: `first` is Triton's way and returns what it compiled.
 
-    `driver` tells the current device, and its stream.
+    `driver` tells the current device, and its stream; `described` returns what the kernel takes in
+    place of arguments, if that is not the same.
     """
 
     def __init__(
-        self, first: Callable[..., Any], grid: Callable[..., tuple[int, ...]], driver: Any
-    ) -> None:
+        self, first: Callable[..., Any], grid: Callable[..., tuple[int, ...]], driver: Any,
+        described: Callable[..., Sequence[Any]] | None = None,
+    ) -> None:  # fmt: skip
         self._first, self._grid, self._driver = first, grid, driver
+        self._described = described
         self._compiled: dict[tuple[Any, ...], _Compiled] = {}
         self._named: dict[tuple[Any, ...], _Compiled] = {}
 
@@ -85,10 +88,11 @@ class Launcher:
             return
         self._run(compiled, device, values)
 
-    def _run(self, compiled: _Compiled, device: int, values: Sequence[int | None]) -> None:
+    def _run(self, compiled: _Compiled, device: int, values: Sequence[Any]) -> None:
         x, y, z, *_ = (*self._grid(*values), 1, 1)
         if x > 0 and y > 0 and z > 0:
             run, function, metadata = compiled
+            values = values if self._described is None else self._described(*values)
             stream = self._driver.get_current_stream(device)
             run(x, y, z, stream, function, metadata, None, None, None, *values)
 
@@ -116,4 +120,4 @@ def launcher(module: Any) -> Callable[..., Any]:
             setattr(self, name, found)
             return found
 
-    return Launcher(module.launch, module.grid, Active())
+    return Launcher(module.launch, module.grid, Active(), getattr(module, "described", None))

@@ -13,8 +13,8 @@ from typing import Any
 from ...ir.diagnostics import KernelError
 from ...ir.whole_file import write_whole
 from ..cache import temporary_folder
-from .emit import TritonSource
 from .launch import launcher
+from .source import TritonSource
 
 
 class NoTriton(KernelError):

@@ -14,7 +14,7 @@ from typing import Any
 from ...ir.core import Operation, Term
 from ...ir.schedule import Schedule
 from ...ir.types import DTYPE_NAMES, dtype_of
-from .emit import launch_options
+from .source import launch_options
 
 MOST_WORKERS = 16
 
@@ -40,7 +40,7 @@ def precompile(kernels: Sequence[tuple[Any, Operation, Schedule]]) -> None:
     with ThreadPoolExecutor(workers) as pool:
         with AsyncCompileMode(pool):
             for function, kernel, schedule in kernels:
-                arguments = [stand_in(value.type) for value in kernel.regions[0].arguments]
+                arguments = stand_ins(function, kernel)
                 launched = launch_options(schedule)
                 compiled.append(function.warmup(*arguments, grid=(1,), **launched))
         list(pool.map(_load, compiled, [torch.cuda.current_device()] * len(compiled)))
@@ -54,6 +54,13 @@ def _load(kernel: Any, device: int) -> None:
     kernel = kernel.result() if hasattr(kernel, "future") else kernel
     if hasattr(kernel, "_init_handles"):
         kernel._init_handles()
+
+
+def stand_ins(function: Any, kernel: Operation) -> list[Any]:
+    """Return what Triton takes for the arguments of one of its functions."""
+    found = [stand_in(value.type) for value in kernel.regions[0].arguments]
+    described = getattr(function, "__globals__", {}).get("described")
+    return found if described is None else list(described(*found))
 
 
 def stand_in(type: Term) -> Any:

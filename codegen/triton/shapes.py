@@ -18,6 +18,14 @@ def padded_shapes(kernel: Operation) -> dict[str, tuple[int, ...]]:
     return padding.shapes()
 
 
+def axes_of(kernel: Operation, axis: _Axis) -> frozenset[_Axis]:
+    """Return all axes, each a value's name and a place, that must agree with one."""
+    padding = _Padding()
+    for operation in walk(kernel.regions[0].operations):
+        padding.visit(operation)
+    return padding.agreeing(axis)
+
+
 class _Padding:
     """Union-find over the axes of values; a class is as long as its longest need."""
 
@@ -32,6 +40,11 @@ class _Padding:
             name: tuple(self._extent((name, axis), extent) for axis, extent in enumerate(shape))
             for name, shape in self._values.items()
         }
+
+    def agreeing(self, axis: _Axis) -> frozenset[_Axis]:
+        """Return the axes of an axis' class."""
+        axes = ((name, at) for name, shape in self._values.items() for at in range(len(shape)))
+        return frozenset(each for each in axes if self._find(each) == self._find(axis))
 
     def visit(self, operation: Operation) -> None:
         """Learn which axes an operation ties together."""

@@ -12,7 +12,7 @@ from ...ir.types import dtype_of, shape_of
 from ...ir.vocabulary_parts import part_words
 from .attention.parts import ALL, FEW, MANY
 from .attention.prompts import PROMPT
-from .attention.ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, THREE
+from .attention.ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, SPECIALISED, THREE
 from .products.head_words import SCHEDULE as HEAD_WORDS
 from .products.head_words import head_words, head_words_shapes
 from .products.matvec import matvec_schedule
@@ -126,6 +126,8 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     items, way = kernel.attribute("items"), kernel.attribute("way", "")
     if items in (PROMPT, MANY, ALL):
         large = (PROMPT_SCHEDULES if items == PROMPT else LARGE_SCHEDULES)[way]
+        if int(shape_of(_keys(kernel))[-1]) != SPECIALISED:  # type: ignore[arg-type]
+            large = replace(large, specialised=0)
         return replace(large, num_stages=2) if _wide_keys(kernel) else large
     few = items == FEW
     if way:

@@ -18,7 +18,7 @@ from .cost import Way
 from .grown_lists import LONG, PAGES, Growing, Lists
 from .known_plans import KnownPlans
 from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
-from .prompt_tiles import prompt_tiles
+from .prompt_tiles import LONG_TILES, of_long, prompt_tiles
 from .rooms import ITEMS, Room, places_for
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
 from .ways import EITHER, GROUPED, UNGROUPED, named
@@ -42,7 +42,7 @@ class AttentionLists:
 
     `slots` states of f32 are kept; a step that would need more is cut into fewer parts. `zeros`
     gives the memory of these, if it is not to be the device's usual; `grouped`: kernels read items
-    of one row together (`ways.GROUPED`). Without windows a
+    of one row together (`ways.GROUPED`), or `LONG_TILES` of prompts. Without windows a
     decode step's list is planned for one of `ways`, which the kernels that read it must have; other
     lists for the usual one.
     """
@@ -51,7 +51,7 @@ class AttentionLists:
         self, shape: Shape, windows: Sequence[int], device: torch.device, slots: int,
         rates: Rates | None = None, sparse: SparseLists | None = None,
         zeros: Callable[[tuple[int, ...]], Tensor] | None = None, ways: Sequence[Way] = (),
-        prompts: bool = False, grouped: bool = False,
+        prompts: bool = False, grouped: bool = False, long: bool = False,
     ) -> None:  # fmt: skip
         zeros = zeros or partial(device_zeros, dtype=torch.float32, place=device)
         self._shape, self._rates = shape, rates or Rates()
@@ -68,6 +68,7 @@ class AttentionLists:
             self._ways[GROUPED] = self._ways[UNGROUPED]
         self._slots, self.sparse = slots, sparse
         self._prompts = prompts and self._windows == (0,)
+        self._long = long
         self._no_prompts = torch.zeros(0, dtype=torch.int32, device=device)
         self._arrived = torch.zeros(shape.kv_heads, dtype=torch.int32, device=device)
         self._single, self._known = SinglePlans(), KnownPlans()
@@ -159,7 +160,10 @@ class AttentionLists:
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
         apart, again, seconds, read = True, False, 0.0, self._choice[0].name
-        tiles = prompt_tiles(batch, self._shape) if self._prompts and not recorded else None
+        tiles, long = None, None
+        if self._prompts and not recorded:
+            long = of_long(batch, self._shape) if self._long else None
+            tiles = prompt_tiles(batch, long or self._shape)
         batch = batch if tiles is None else tiles.without(batch)
         beside = tiles is not None and len(tiles.query) > 0
         for window in self._windows:
@@ -177,6 +181,7 @@ class AttentionLists:
                 PLANNED + name: getattr(tiles, name.removeprefix("prompt_")) for name in PROMPTS
             }
             extents[f"{PLANNED}P"] = len(tiles.query)
+            read = LONG_TILES if long else read
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()

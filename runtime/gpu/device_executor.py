@@ -17,6 +17,7 @@ from ...ir.model import ModelConfig
 from ..attention.cost import Shape, Way
 from ..attention.grown_lists import PAGES, Lists
 from ..attention.lists import AttentionLists, Fitting
+from ..attention.prompt_tiles import LONG_TILES
 from ..attention.rooms import Room
 from ..attention.sparse_lists import SparseLists
 from ..attention.ways import GROUPED, had_by
@@ -116,6 +117,7 @@ class DeviceExecutor(CompiledExecutor):
             shape, tuple(windows), self.device, SLOTS, sparse=chosen, prompts=True,
             ways=had_by(ways, recipes),
             grouped=all(GROUPED in recipe.ways for recipe in recipes if not recipe.apart),
+            long=LONG_TILES in recipes[-1].ways,
         )  # fmt: skip
         self._staging = Staging(1 << 22, self.device, carry)
         stacks = list(host.stacks.values()) if host else [self._pools]

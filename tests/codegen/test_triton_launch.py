@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from weft.codegen.triton.compile import compile_offline
-from weft.codegen.triton.emit import TritonSource
 from weft.codegen.triton.launch import Launcher, known_triton
 from weft.codegen.triton.load import NoTriton, load_module
+from weft.codegen.triton.source import TritonSource
 from weft.passes.tile.builder import KernelBuilder
 
 DRIVER = SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 77)

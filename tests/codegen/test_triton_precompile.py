@@ -6,8 +6,8 @@ import pytest
 import torch
 from weft.codegen.triton import precompile as triton_precompile
 from weft.codegen.triton.compile import signature
-from weft.codegen.triton.emit import launch_options
 from weft.codegen.triton.precompile import precompile
+from weft.codegen.triton.source import launch_options
 from weft.ir.schedule import Schedule
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 

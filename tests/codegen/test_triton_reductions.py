@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.codegen.meaning.reference import run_kernel
-from weft.codegen.triton import emit as emit_triton
+from weft.codegen.triton import emitter
 from weft.codegen.triton.emit import emit
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
@@ -81,7 +81,7 @@ def test_warps_wait_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         return compile_offline(sums(8), Schedule(num_warps=4))["ptx"].count("bar.sync")
 
     at_once = barriers()
-    monkeypatch.setattr(emit_triton, "reductions", lambda found, *_: ([each] for each in found))
+    monkeypatch.setattr(emitter, "reductions", lambda found, *_: ([each] for each in found))
     assert barriers() >= at_once + 7
 
 

@@ -57,12 +57,30 @@ LARGE_CROWDED = replace(LARGE_TILE, num_stages=3)
 """Of the large tile where there are many such items: 143 us instead of 207 for 256 rows over 16 K
 keys alone."""
 
-LARGEST_TILE = Schedule(num_warps=8, num_stages=3, chained=True, registers=192)
+LARGEST_TILE = Schedule(num_warps=8, num_stages=3, chained=True, registers=192, specialised=136)
 """Of a tile of 128 query heads, which two warp groups share: keys come from the cache for twice as
-many rows, and one small program finds room beside it. 256 forks of 16 K tokens: 178 us of an H200,
-and 229 with tiles of 64; of 2 K tokens 95 and 88."""
+many rows, and one small program finds room beside it, a `SLIM` one where warps are specialised. 256
+forks of 16 K tokens: 178 us of an H200, and 229 with tiles of 64; of 2 K tokens 95 and 88. By
+specialised warps 256 forks with 64 keys of their own take 129 us in place of 158, 64 forks 43 in
+place of 51; with 128 registers a thread, for which ptxas waits for products early, 150 and 46."""
 
-PROMPT_SCHEDULES = {"": LARGE_CROWDED}
+LONG = "long"
+"""The way of tiles of 128 query heads of long prompts (runtime/attention/prompt_tiles.py)."""
+
+LARGEST = "largest"
+"""The way of tiles of 128 query heads."""
+
+SPECIALISED = 128
+"""Width of heads of which specialised warps were measured."""
+
+SLIM = "slim"
+"""The way of items of few rows beside largest tiles: programs that these leave registers for."""
+
+LONG_PROMPTS = Schedule(num_warps=8, num_stages=3, chained=True, specialised=168)
+"""One of 8 K tokens takes 918 us of an H200 in place of 1071, or 1006 and 1217 where that is hot; 8
+of 1 K 204 and 198."""
+
+PROMPT_SCHEDULES = {"": LARGE_CROWDED, LONG: LONG_PROMPTS}
 """The schedules of prompts' tiles: two programs a multiprocessor. Of an H200's microseconds, for 32
 prompts of 511 and one of 8 K: 264 and 1124; with blocks of 32 keys and 128 registers, of which four
 programs fit, 233 and 1289; without a loop for keys that all rows see, 250 and 1300; tiles of 128
@@ -73,8 +91,9 @@ SINGLE = LARGE_CROWDED
 lists of 4 and 16 rows are so short that a launch fewer saves 8 to 25 % (4 forks of 512 keys 5.1 us
 of an H200 in place of 6.2, 16 of 8 K 9.2 and 11.5; with eight key heads within 5 % of two)."""
 
-SCHEDULES = {"crowded": CROWDED, "deep": DEEP, "wide": WIDEST, GROUPED: CROWDED}
-LARGE_SCHEDULES = {"": LARGE_TILE, "crowded": LARGE_CROWDED, "largest": LARGEST_TILE,
+SCHEDULES = {"crowded": CROWDED, "deep": DEEP, "wide": WIDEST, GROUPED: CROWDED,
+             SLIM: replace(CROWDED, registers=104)}  # fmt: skip
+LARGE_SCHEDULES = {"": LARGE_TILE, "crowded": LARGE_CROWDED, LARGEST: LARGEST_TILE,
                    "single": SINGLE}  # fmt: skip
 """The schedules of `Parts.way`, of items of few rows and of many; "" of few: by keys' format."""
 
@@ -95,7 +114,8 @@ def variants(shape: Parts, shared: bool) -> list[Variant]:
         tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
         found = [Variant("large", tiles, LARGE_TILE)]
         if _measured(shape) and 128 % shape.group == 0:
-            found += [Variant("largest", replace(tiles, many=128, way="largest"), LARGEST_TILE)]
+            largest = LARGEST_TILE if specialises(shape) else replace(LARGEST_TILE, specialised=0)
+            found += [Variant(LARGEST, replace(tiles, many=128, way=LARGEST), largest)]
         if _measured(shape) and shape.kv_heads == 1:
             found += [Variant("single", replace(tiles, items=ALL, way="single"), SINGLE)]
         return found
@@ -147,9 +167,23 @@ def grouped_launches(shape: Parts) -> list[Operation]:
     return [attention_parts(replace(shape, items=MANY)), grouped(replace(shape, way=""))]
 
 
+def slim(shape: Parts) -> Operation | None:
+    """Return the kernel of items of few rows beside largest tiles; None where that is the usual."""
+    if not (shape.many and _measured(shape) and specialises(shape)):
+        return None
+    return attention_parts(replace(shape, items=FEW, way=SLIM))
+
+
 def prompts(shape: Parts) -> Operation:
     """Return the kernel of prompts' tiles."""
     return attention_prompts(replace(shape, way=""))
+
+
+def long_prompts(shape: Parts) -> Operation | None:
+    """Return the kernel of the tiles of `LONG` prompts; None where that was not measured."""
+    if not (_measured(shape) and specialises(shape)):
+        return None
+    return attention_prompts(replace(shape, many=128, way=LONG))
 
 
 def join(shape: Parts, rows: int = 1) -> Operation:
@@ -168,6 +202,11 @@ def joined(way: Variant, rows: int) -> Parts | None:
 def _crowded(shape: Parts, crowd: bool) -> Parts:
     """Return a shape that is scheduled for many items, if there is a crowd of them."""
     return replace(shape, way="crowded") if crowd and not shape.way and _streams(shape) else shape
+
+
+def specialises(shape: Parts) -> bool:
+    """Whether tiles of 128 query heads are faster with specialised warps, as measured."""
+    return shape.head_dim == SPECIALISED and 128 % shape.group == 0
 
 
 def _streams(shape: Parts) -> bool:

@@ -11,13 +11,17 @@ from ..attention.parts import ALL, Parts, attention_parts
 from ..attention.ways import (
     CROWD,
     JOINED,
+    LARGEST,
+    LONG,
     WAVES,
     first_tiles,
     grouped_launches,
     join,
     joined,
     launches,
+    long_prompts,
     prompts,
+    slim,
     tuned,
     variants,
 )
@@ -61,6 +65,10 @@ def lower_parts(
     for kernel in (*tiled, *lowering.once(launches, shape)):
         calls.append(call(kernel, (q, *op.results) if calls else (q,), not calls))
     calls.append(call(last, op.results, False))
+    long = lowering.once(long_prompts, shape) if tiled else None
+    if long is not None:
+        ways = Table.of({LONG: Symbol(lowering.declare(long))})
+        calls[0] = calls[0].with_attributes(ways=ways)
     if of:
         return _by_crowd(lowering, shape, calls)
     parts = _by_way(lowering, shape, _by_crowd(lowering, shape, calls[len(tiled) :]))
@@ -105,6 +113,9 @@ def _by_way(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[O
     if together:
         kernels[GROUPED] = together[0]
         tables.append({GROUPED: together[1]})
+    small = lowering.once(slim, shape)
+    if small is not None and LARGEST in kernels:
+        tables[1:] = [{**dict(*tables[1:]), LARGEST: small}]
     for place, table in enumerate(tables):
         ways = {name: Symbol(lowering.declare(kernel)) for name, kernel in table.items()}
         calls[place] = calls[place].with_attributes(ways=Table.of(ways))

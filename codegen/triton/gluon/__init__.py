@@ -1,0 +1,1 @@
+"""Kernels whose warps have parts of their own, as Gluon: some copy, others compute."""
