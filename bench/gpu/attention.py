@@ -17,10 +17,12 @@ from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention.parts import ALL, Parts, attention_parts
 from weft.passes.tile.attention.ways import (
+    LARGEST,
     first_tiles,
     grouped_launches,
     join,
     launches,
+    slim,
     tuned,
 )
 from weft.passes.tile.gpu_schedules import gpu_schedule
@@ -97,8 +99,11 @@ def scheduled(
     so many rows; `together`: items of one row are read several a program."""
     usual = tuned(shape, shared=bool(shape.many))
     _, *others = grouped_launches(usual) if together else launches(usual, rows)
-    first = attention_parts(first_tiles(shape))
-    others = [] if shape.items == ALL else others
+    first, small = attention_parts(first_tiles(shape)), slim(usual)
+    if shape.items == ALL:
+        others = []
+    elif shape.way == LARGEST and small is not None:
+        others = [small]
     others.append(join(shape, rows))
     return [
         (first, schedule),

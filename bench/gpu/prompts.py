@@ -22,10 +22,10 @@ from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention import prompts as tiled
 from weft.passes.tile.attention.parts import MANY, Parts
-from weft.passes.tile.attention.ways import WAVES, launches, prompts, tuned
+from weft.passes.tile.attention.ways import WAVES, launches, long_prompts, prompts, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.plan import Batch, plan
-from weft.runtime.attention.prompt_tiles import prompt_tiles
+from weft.runtime.attention.prompt_tiles import of_long, prompt_tiles
 from weft.runtime.attention.ways import RATES
 
 CASES = {"16x512": (0, [512] * 16), "32x511+1": (1, [511] * 32), "8x1024": (0, [1024] * 8),
@@ -65,9 +65,15 @@ class Prompts:
         seen = sum(n * (self.prefix + (n + 1) / 2) for n in self.counts)
         return 4.0 * self.shape.heads * self.shape.head_dim * seen
 
+    @property
+    def long(self) -> bool:
+        """Whether the engine reads them by the tiles of long prompts."""
+        return of_long(self.batch, planner_shape(self.shape)) is not None
+
     def tiles(self, launch: Callable[..., Any]) -> Callable[[], Any]:
-        """Return the launch over tiles of prompts."""
-        found = prompt_tiles(self.batch, planner_shape(self.shape))
+        """Return the launch over tiles of prompts, long ones if they are `long`."""
+        usual = planner_shape(self.shape)
+        found = prompt_tiles(self.batch, of_long(self.batch, usual) or usual)
         assert found.taken.all()
         lists = [_moved(getattr(found, name)) for name in tiled.LISTS]
         extents = (len(self.q), len(self.pools.k), len(lists[0]), len(self.pages))
@@ -110,14 +116,16 @@ class Prompts:
 def prompts_figures(shape: Parts, folder: Path) -> dict[str, Any]:
     """Return, by case, microseconds of ours (tiles, and parts as before) and of the vendors'."""
     shape = tuned(shape, shared=True)
-    kernels = [prompts(shape), next(k for k in launches(shape, WAVES + 1) if k["items"] == MANY)]
+    usual, long = prompts(shape), long_prompts(shape)
+    parts_of_many = next(k for k in launches(shape, WAVES + 1) if k["items"] == MANY)
+    kernels = [usual, parts_of_many, usual if long is None else long]
     pairs: list[tuple[Operation, Schedule]] = [(kernel, gpu_schedule(kernel)) for kernel in kernels]
     compile_ahead(pairs, folder)
-    tiles, parts = (load_launcher(emit(*pair), folder) for pair in pairs)
+    tiles, parts, long_tiles = (load_launcher(emit(*pair), folder) for pair in pairs)
     figures: dict[str, Any] = {}
     for name, (prefix, counts) in CASES.items():
         step = Prompts(shape, prefix, counts)
-        times = {"tiles": graph_seconds([step.tiles(tiles)], 4, 6)}
+        times = {"tiles": graph_seconds([step.tiles(long_tiles if step.long else tiles)], 4, 6)}
         assert not step.out.isnan().any()
         times["parts"] = graph_seconds([step.parts(parts)], 4, 6)
         times |= step.vendors()

@@ -36,6 +36,7 @@ LARGER = (
     ("tests/codegen/test_fp8.py", "tests/codegen/test_twelve_bits.py"),
     ("tests/codegen/test_attention_prompts.py", "tests/codegen/test_grouped_parts.py"),
     ("tests/codegen/test_joined_parts.py", "tests/codegen/test_list_shares.py"),
+    ("tests/codegen/test_gluon.py",),
 )
 MEETING = ("tests/codegen/test_meetings.py",)
 CHECKS: dict[str, tuple[tuple[str, ...], ...]] = {

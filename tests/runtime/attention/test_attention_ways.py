@@ -24,7 +24,9 @@ from weft.passes.manager import Context
 from weft.passes.tile.attention.parts import Parts, attention_parts
 from weft.passes.tile.attention.ways import (
     LARGE_SCHEDULES,
+    LARGEST,
     SCHEDULES,
+    SLIM,
     first_tiles,
     tuned,
     variants,
@@ -96,17 +98,16 @@ def test_the_grid_asks_for_several_ways():
     assert one[0].name == "single" and {1, 8} <= {*one[2].item_rows.tolist()}
 
 
-def test_the_bench_times_what_the_engine_launches_for_rows_read_several_a_program(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_bench_times_what_the_engine_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows that are read several a program, of one row each, and beside largest tiles."""
     compiled: list[Any] = []
     monkeypatch.setattr(
         gpu_kernels, "compile_ahead", lambda kernels, folder: compiled.extend(kernels)
     )
-    cells = Sequences(128, 0, 64, 8, 1024), Sequences(64, 2048, 256)
+    cells = (Sequences(128, 0, 64, 8, 1024), Sequences(64, 2048, 256), Sequences(64, 16384, 256))
     Bench(Path(), 1.0).compile((Parts(32, 8, 128, page=64), of, None) for of in cells)
     ways = [kernel.attribute("way") for kernel, _ in compiled]
-    assert ways == [None, GROUPED, None, None, "crowded", None]
+    assert ways == [None, GROUPED, None, None, "crowded", None, LARGEST, SLIM, None]
 
 
 @pytest.mark.parametrize(
