@@ -153,8 +153,8 @@ HEADLINES: tuple[Line, ...] = (
               "_fraction_of_matmul", percent),
     _programs_gpu("GPU, 8 B shape: programs of several calls, over the same engine driven request "
                   "by request (geometric mean)", "gpu_speedup_geomean", "multi_chain", times),
-    _http_gpu("GPU, 8 B shape: those of them measured so far, over an HTTP server of the same "
-              "engine (geometric mean)", "speedup_geomean", times),
+    _http_gpu("GPU, 8 B shape: the same over an HTTP server of the same engine (geometric "
+              "mean)", "speedup_geomean", times),
     _kernel("GPU: decode attention that reads 512 MiB or more, pages of 16, share of a "
             "copy's bandwidth (worst case)", "decode_attention_fraction_of_copy_page16", "decode",
             percent),
