@@ -25,7 +25,7 @@ from weft.passes.tile.attention.parts import MANY, Parts
 from weft.passes.tile.attention.ways import WAVES, launches, long_prompts, prompts, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.plan import Batch, plan
-from weft.runtime.attention.prompt_tiles import of_long, prompt_tiles
+from weft.runtime.attention.prompt_tiles import long_tiles, prompt_tiles
 from weft.runtime.attention.ways import RATES
 
 CASES = {"16x512": (0, [512] * 16), "32x511+1": (1, [511] * 32), "8x1024": (0, [1024] * 8),
@@ -68,12 +68,12 @@ class Prompts:
     @property
     def long(self) -> bool:
         """Whether the engine reads them by the tiles of long prompts."""
-        return of_long(self.batch, planner_shape(self.shape)) is not None
+        return long_tiles(self.batch, planner_shape(self.shape)) is not None
 
     def tiles(self, launch: Callable[..., Any]) -> Callable[[], Any]:
         """Return the launch over tiles of prompts, long ones if they are `long`."""
         usual = planner_shape(self.shape)
-        found = prompt_tiles(self.batch, of_long(self.batch, usual) or usual)
+        found = long_tiles(self.batch, usual) or prompt_tiles(self.batch, usual)
         assert found.taken.all()
         lists = [_moved(getattr(found, name)) for name in tiled.LISTS]
         extents = (len(self.q), len(self.pools.k), len(lists[0]), len(self.pages))

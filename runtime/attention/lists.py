@@ -18,7 +18,7 @@ from .cost import Way
 from .grown_lists import LONG, PAGES, Growing, Lists
 from .known_plans import KnownPlans
 from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
-from .prompt_tiles import LONG_TILES, of_long, prompt_tiles
+from .prompt_tiles import LONG_TILES, long_tiles, prompt_tiles
 from .rooms import ITEMS, Room, places_for
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
 from .ways import EITHER, GROUPED, UNGROUPED, named
@@ -42,7 +42,7 @@ class AttentionLists:
 
     `slots` states of f32 are kept; a step that would need more is cut into fewer parts. `zeros`
     gives the memory of these, if it is not to be the device's usual; `grouped`: kernels read items
-    of one row together (`ways.GROUPED`), or `LONG_TILES` of prompts. Without windows a
+    of one row together (`ways.GROUPED`); `long`: some read `LONG_TILES`. Without windows a
     decode step's list is planned for one of `ways`, which the kernels that read it must have; other
     lists for the usual one.
     """
@@ -160,10 +160,11 @@ class AttentionLists:
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
         apart, again, seconds, read = True, False, 0.0, self._choice[0].name
-        tiles, long = None, None
+        tiles, long = None, False
         if self._prompts and not recorded:
-            long = of_long(batch, self._shape) if self._long else None
-            tiles = prompt_tiles(batch, long or self._shape)
+            tiles = long_tiles(batch, self._shape) if self._long else None
+            long = tiles is not None
+            tiles = tiles or prompt_tiles(batch, self._shape)
         batch = batch if tiles is None else tiles.without(batch)
         beside = tiles is not None and len(tiles.query) > 0
         for window in self._windows:

@@ -18,10 +18,10 @@ its run, and joining the parts, would save."""
 PROGRAMS = 264
 """Tiles that a device runs at a time: two on each of an H200's 132 processors."""
 
-
 LONG_TILES, LONG_KEYS, LONG_TOKENS = "long", 2048, 2048
-"""The way of steps whose prompts' tiles have twice as many rows; keys that a tile of these has in
-the mean, and tokens of a step, from which it is taken: no such step is recorded."""
+"""The way of steps whose prompts' tiles have twice as many rows; keys that such
+a tile has in the mean, from which it is taken, and tokens of a step above which it is: no such step
+is recorded."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,17 @@ class PromptTiles:
         return query[left], np.append(start[:-1][left], start[-1:])
 
 
-def of_long(batch: Batch, shape: Shape) -> Shape | None:
-    """Return the shape of the tiles of a step's prompts if they are read as `LONG_TILES` says."""
+def long_tiles(batch: Batch, shape: Shape) -> PromptTiles | None:
+    """Return the tiles of a step's prompts if they are to be read as `LONG_TILES` says. Where these
+    would keep the device waiting, the usual ones, which are twice as many, may not."""
     counts = np.diff(batch.starts)
     some = np.where(counts >= 2 * shape.rows_many, counts, 0)
     keys = int((some * (batch.lengths - counts // 2)).sum())
     tokens = int(some.sum())
-    long = tokens > LONG_TOKENS and keys >= LONG_KEYS * tokens
-    return replace(shape, rows_many=2 * shape.rows_many) if long else None
+    if tokens <= LONG_TOKENS or keys < LONG_KEYS * tokens:
+        return None
+    tiles = prompt_tiles(batch, replace(shape, rows_many=2 * shape.rows_many))
+    return tiles if len(tiles.query) else None
 
 
 def prompt_tiles(batch: Batch, shape: Shape) -> PromptTiles:

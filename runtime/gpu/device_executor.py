@@ -66,7 +66,8 @@ class DeviceExecutor(CompiledExecutor):
     so are, part by part, decode steps whose rows read more keys of host memory than their cache
     holds at once (`host`). The library's products in them are filled up with rows that nothing
     reads, so that they come in few numbers of rows: `warm` touches them all.
-    A step has up to `max_logits` rows of logits (0: as many as sequences).
+    A step has up to `max_logits` rows of logits (0: as many as sequences); `long`: `LONG_TILES` of
+    prompts are fast here.
     Nothing here waits for the device, except where a buffer on its way to it is still in use.
     """
 
@@ -82,7 +83,7 @@ class DeviceExecutor(CompiledExecutor):
         num_pages: int, max_batch: int, max_tokens: int, kv_format: str = "bf16",
         device: str = "cuda", recorder: Recorder | None = None, sparse: SparseDecode | None = None,
         host: HostKeys | None = None, staged: Sequence[Staged | None] = (),
-        ways: Sequence[Way] = (), max_logits: int = 0,
+        ways: Sequence[Way] = (), max_logits: int = 0, long: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
             config, functions, kernels, weights, num_pages=num_pages, max_batch=max_batch,
@@ -117,7 +118,7 @@ class DeviceExecutor(CompiledExecutor):
             shape, tuple(windows), self.device, SLOTS, sparse=chosen, prompts=True,
             ways=had_by(ways, recipes),
             grouped=all(GROUPED in recipe.ways for recipe in recipes if not recipe.apart),
-            long=LONG_TILES in recipes[-1].ways,
+            long=long and LONG_TILES in recipes[-1].ways,
         )  # fmt: skip
         self._staging = Staging(1 << 22, self.device, carry)
         stacks = list(host.stacks.values()) if host else [self._pools]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ....ir.core import Operation, Symbol, Table, Term, Value
@@ -71,7 +72,8 @@ def lower_parts(
         calls[0] = calls[0].with_attributes(ways=ways)
     if of:
         return _by_crowd(lowering, shape, calls)
-    parts = _by_way(lowering, shape, _by_crowd(lowering, shape, calls[len(tiled) :]))
+    beside = () if long is None else (LONG,)
+    parts = _by_way(lowering, shape, _by_crowd(lowering, shape, calls[len(tiled) :]), beside)
     for way in variants(shape, shared=bool(shape.many)):
         tiles = joined(way, lowering.options.rows)
         if tiles is not None and parts[0].attribute("ways"):
@@ -101,9 +103,12 @@ def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list
     return calls
 
 
-def _by_way(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:
+def _by_way(
+    lowering: _Lowering, shape: Parts, calls: list[Operation], prompts: Sequence[str]
+) -> list[Operation]:
     """Return the same, of which the first, and that of items of few rows beside others, is of
-    another kernel in each way that the step's list may be planned for."""
+    another kernel in each way that the step's list may be planned for; the ways of `prompts` change
+    none of them."""
     found = variants(shape, shared=bool(shape.many))
     if len(found) < 2:
         return calls
@@ -121,6 +126,6 @@ def _by_way(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[O
         calls[place] = calls[place].with_attributes(ways=Table.of(ways))
     alone = {way.name for way in found if way.tiles.items == ALL}
     if alone:
-        beside = [name for name in kernels if name not in alone]
+        beside = [name for name in (*kernels, *prompts) if name not in alone]
         calls[1] = calls[1].with_attributes(only=("", *beside))
     return calls

@@ -14,6 +14,7 @@ import pytest
 import torch
 from weft.bench import gpu_kernels
 from weft.bench.gpu_kernels import CASCADE, DECODE, Bench, Sequences
+from weft.codegen import build_cuda
 from weft.compiler.attention_ways import attention_ways, planner_shape
 from weft.compiler.loading import executor_on
 from weft.frontend.models.registry import build_graph
@@ -28,6 +29,9 @@ from weft.passes.tile.attention.ways import (
     SCHEDULES,
     SLIM,
     first_tiles,
+    launches,
+    long_prompts,
+    prompts,
     tuned,
     variants,
 )
@@ -163,14 +167,14 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
-def executor(seen: list[Seen]) -> Any:
-    limits: dict[str, Any] = {"max_tokens": 128, "max_batch": 64}
-    graph = build_graph(CONFIG)
-    regimes = lower_for_gpu(CONFIG, graph, **limits)
-    wanted = merge_kernels(regimes) + gpu_step_kernels(CONFIG.vocab_size)
+def executor(seen: list[Seen], config: ModelConfig = CONFIG, max_tokens: int = 128) -> Any:
+    limits: dict[str, Any] = {"max_tokens": max_tokens, "max_batch": 64}
+    graph = build_graph(config)
+    regimes = lower_for_gpu(config, graph, **limits)
+    wanted = merge_kernels(regimes) + gpu_step_kernels(config.vocab_size)
     seen.append(Seen([kernel["name"].name for kernel, _ in wanted]))
     graph = ChooseWeightFormat("bf16").run(graph, Context())
-    checkpoint: Any = SimpleNamespace(config=CONFIG, folder=None, name="random", graph=graph)
+    checkpoint: Any = SimpleNamespace(config=config, folder=None, name="random", graph=graph)
     options = Options(target="cuda", weights="bf16", kv_memory=1, **limits)
     return executor_on(checkpoint, regimes, seen[0].kernels, options, 1200, "cpu")  # type: ignore[arg-type]
 
@@ -227,6 +231,39 @@ def test_the_row_that_small_programs_join_is_the_row_that_a_launch_joins(tmp_pat
     assert done.returncode == 0, done.stderr
     errors = json.loads(done.stdout.splitlines()[-1])
     assert len(errors) == 9 and max(errors.values()) < 1e-2, errors
+
+
+def test_long_prompts_have_tiles_of_their_own_and_rows_beside_them_what_is_usual(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a single key head, where one way of lists has a launch fewer: this has all of them."""
+    monkeypatch.setattr(build_cuda, "specialises", lambda: True)
+    seen: list[Seen] = []
+    device = executor(seen, replace(CONFIG, head_dim=128), max_tokens=8192)
+    shape = tuned(Parts(8, 1, 128, page=64), shared=True)
+    usual = [kernel["name"].name for kernel in (prompts(shape), *launches(shape, 4609))]
+    long = long_prompts(shape)["name"].name
+    step = prompt_step([(2304, 4096), (1, 100), (2304, 4096)])
+    for first in (long, usual[0]):
+        seen[0].log.clear()
+        device.forward(step)
+        launched = [name for name in seen[0].log if name.startswith("attention_p")]
+        assert launched == [first, *usual[1:]]
+        device._lists._long = False  # as on a GPU without specialised warps
+
+
+def prompt_step(sequences: list[tuple[int, int]]) -> StepInput:
+    """Return a step of sequences of new and of cached tokens, in pages of 64."""
+    counts, cached = np.array(sequences).T
+    lengths = counts + cached
+    columns, total = -(-int(lengths.max()) // 64), int(counts.sum())
+    zeros = torch.zeros(total, dtype=torch.int32)
+    starts, lengths, last = (
+        torch.tensor(values, dtype=torch.int32)
+        for values in ([0, *np.cumsum(counts)], lengths, np.cumsum(counts) - 1)
+    )
+    table = torch.arange(len(counts) * columns, dtype=torch.int32).view(-1, columns)
+    return StepInput(zeros, zeros, zeros, starts, lengths, table, last)
 
 
 def test_prompts_are_planned_for_the_usual_kernels():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from weft.runtime.attention.lists import AttentionLists
 from weft.runtime.attention.plan import Batch, Rates, Shape, Way, flat, plan, plan_among
-from weft.runtime.attention.prompt_tiles import ALONE, prompt_tiles
+from weft.runtime.attention.prompt_tiles import ALONE, long_tiles, prompt_tiles
 from weft.runtime.attention.ways import RATES
 from weft.runtime.execution.step import StepInput
 
@@ -78,6 +80,18 @@ def test_a_long_run_of_few_rows_is_left_to_be_cut() -> None:
     assert prompt_tiles(batch([(64, ALONE - 64)]), SHAPE).taken.all()
     assert prompt_tiles(batch([(64, 8000)] * 64), SHAPE).taken.all()
     assert len(flat(batch([(64, 8000)]), SHAPE)) == 1
+
+
+def test_tiles_of_long_prompts_have_twice_the_rows_where_their_keys_are_many() -> None:
+    """And where none of these would keep the device waiting, where the usual ones do not."""
+    long = long_tiles(batch([(4096, 0), (1, 9000), (31, 9000)]), SHAPE)
+    assert long is not None and long.taken.tolist() == [True, False, False]
+    assert (long.rows == 32).all() and len(long.query) == 128
+    for few in ([(4094, 0)], [(2048, 8192)], [(4096, 0), (32, 0)], [(31, 9000)] * 80, []):
+        assert long_tiles(batch(few), SHAPE) is None, few
+    one_head, alone = replace(SHAPE, heads=4, kv_heads=1), batch([(8192, 0)])
+    assert long_tiles(alone, one_head) is None and prompt_tiles(alone, one_head).taken.all()
+    assert long_tiles(batch([(8192, 0)] * 2), one_head) is not None
 
 
 def test_no_sequences() -> None:
