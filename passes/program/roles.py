@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ...ir.core import Operation, Region, Value, walk
+from ...ir.diagnostics import ModelError
+from ...ir.vocabulary import ChatFormat, Frame
 
 _ENDS = {"fork": "program.yield", "if": "program.yield", "inline": "program.leave"}
 
@@ -82,10 +84,18 @@ class Roles:
             self._same(value, source)
 
     def _same(self, value: Value, source: Value) -> None:
-        if source.name in self._begun:
-            self._begun[value.name] = self._begun[source.name]
-            self._open.discard(value.name)
-            self._open |= {value.name} if source.name in self._open else set()
+        self._begun[value.name] = self.before(source)
+        self._open.discard(value.name)
+        self._open |= {value.name} if source.name in self._open else set()
+
+
+def frame_of(chat: ChatFormat, roles: tuple[str, ...], message: Operation) -> Frame:
+    """Return the markers of a message, of which `message` is the begin or the end, after messages
+    of `roles`; a template's refusal is raised with the message's place."""
+    try:
+        return chat.frame(roles, message["role"])
+    except ModelError as error:
+        raise type(error)(span=message.span, **error.fields) from None
 
 
 def _operations(operation: Operation) -> tuple[Operation, ...]:

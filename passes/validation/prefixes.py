@@ -15,7 +15,7 @@ from ...ir.types import STREAM
 from ...ir.vocabulary import Part, encode_parts, split_heal
 from ..manager import Context
 from ..program.prefixes.sharing import uses_stream
-from ..program.roles import Roles
+from ..program.roles import Roles, frame_of
 from .streams import only_annotated
 
 
@@ -102,11 +102,10 @@ class _Count:
         return _Above()
 
     def _frame(self, operation: Operation) -> tuple[Part, ...]:
-        begins, role = operation.kind == "begin", operation["role"]
+        begins, roles = operation.kind == "begin", self._roles.before(operation.operands[0])
         if self._context.chat is None:
-            return (f"<{role}>",) if begins else ()
-        *earlier, last = (*self._roles.before(operation.operands[0]), *([role] if begins else []))
-        frame = self._context.chat.frame(tuple(earlier), last)
+            return (f"<{operation['role']}>",) if begins else ()
+        frame = frame_of(self._context.chat, roles if begins else roles[:-1], operation)
         return frame.prefix if begins else frame.suffix
 
     def _tokens(self, above: _Above) -> int:

@@ -136,12 +136,40 @@ BRIEF = """program talk(questions: list[str]) -> str:
     assistant gen reply(max_tokens=3)
     return reply
 """
+ASKED = """program talk(questions: list[str]) -> str:
+    for question in questions:
+        if len(question) > 2:
+            user "{question}"
+            assistant gen reply(max_tokens=3)
+    return "done"
+"""
+EARLY = """program ask(known: bool) -> str:
+    if known:
+        return "known"
+    user "What?"
+    assistant gen said(max_tokens=3)
+    return said
+
+program talk(known: bool) -> str:
+    let said = inline ask(known)
+    user "{said}"
+    assistant gen reply(max_tokens=3)
+    return reply
+"""
+
+
+def compiled(text, template, tokenizer):
+    chat = TemplateChat(template, tokenizer, VARIABLES)
+    context = Context(tokenizer=tokenizer, chat=chat, validate=validation())
+    run_passes((*PROGRAM_PASSES, *LOWERING), lower(parse_text(text)), context)
 
 
 @pytest.mark.parametrize(
     ("text", "says", "mend"),
     [
         (TALK, r":3:9: .* otherwise in later rounds", ("    for", '    system "Go."\n    for')),
+        (ASKED, r":4:13: .* in later rounds", ("    for", '    system "Go."\n    for')),
+        (EARLY, r":10:5: .* depends on a condition", ("    let", '    system "Go."\n    let')),
         (
             BRIEF,
             r":4:5: .* depends on a condition",
@@ -151,17 +179,31 @@ BRIEF = """program talk(questions: list[str]) -> str:
 )
 def test_a_message_of_which_there_would_be_two_forms_is_refused(text, says, mend, tokenizer):
     """Qwen's default system message stands before the first message alone."""
-
-    def compiled(text: str, template: str) -> None:
-        chat = TemplateChat(template, tokenizer, VARIABLES)
-        context = Context(tokenizer=tokenizer, chat=chat, validate=validation())
-        run_passes((*PROGRAM_PASSES, *LOWERING), lower(parse_text(text)), context)
-
     with pytest.raises(PassError, match=says):
-        compiled(text, QWEN)
-    compiled(text.replace(*mend), QWEN)
-    compiled(text, LLAMA3)
-    compiled(TALK, NO_SYSTEM)
+        compiled(text, QWEN, tokenizer)
+    compiled(text.replace(*mend), QWEN, tokenizer)
+    compiled(text, LLAMA3, tokenizer)
+    compiled(TALK, NO_SYSTEM, tokenizer)
+
+
+def test_a_way_that_the_template_refuses_and_no_run_takes_is_none(tokenizer):
+    """Once it is done there is no further round, in which an answer would follow an answer."""
+    text = """program retry(question: str) -> str:
+    user "{question}"
+    let done = false
+    while not done up to 3:
+        assistant gen said(max_tokens=3)
+        done = len(said) > 2
+        if not done:
+            user "Longer."
+    return "done"
+"""
+    compiled(text, NO_SYSTEM, tokenizer)
+    answers = text.replace("        if not done:\n            user", "        assistant")
+    users = TALK.replace("        assistant gen reply(max_tokens=3)\n", "")
+    for twice in (answers, users):
+        with pytest.raises(ChatTemplateError, match=r":\d+:9: .*Roles must alternate"):
+            compiled(twice, NO_SYSTEM, tokenizer)
 
 
 def test_zoo_template_equals_transformers():

@@ -7,11 +7,9 @@ from dataclasses import replace
 from ....ir.core import Operation, Region, Value, make
 from ....ir.diagnostics import PassError
 from ....ir.types import KV, STREAM
+from ..roles import frame_of
 from .segments import StreamState
 from .streams import Begun, StreamLowering
-
-MOST_WAYS = 8
-"""Ways to a stream whose messages are told apart: conditions after one another double them."""
 
 _REGION_NAMES = {"program.for": "plan.for", "program.while": "plan.while", "program.if": "plan.if"}
 
@@ -61,16 +59,17 @@ class ControlLowering(StreamLowering):
         self, loop: Operation, carried: list[StreamState | None], begun: list[Begun]
     ) -> None:
         """Refuse a message of a loop that reads otherwise after a round."""
-        chat = self._lowering.chat
         for position, first in enumerate(carried):
             after = self._yielded(loop, position)
-            if first is None or after is None or after.roles == first.roles:
+            if first is None or after is None or after.ways <= first.ways:
                 continue
-            for message, roles in begun:
-                role = message["role"]
-                later = (*after.roles, *roles[len(first.roles) :])
-                if chat.frame(roles, role) != chat.frame(later, role):
-                    raise OtherInLaterRounds(role=role, span=message.span)
+            size = len(first.roles)
+            for message, state in begun:
+                inside = {way[size:] for way in state.ways if way[:size] == first.roles}
+                later = [(*way, *since) for way in sorted(after.ways) for since in sorted(inside)]
+                frame = frame_of(self._lowering.chat, state.roles, message)
+                if self._written(message, later) - {frame}:
+                    raise OtherInLaterRounds(role=message["role"], span=message.span)
 
     def _region(
         self,
@@ -111,22 +110,12 @@ class ControlLowering(StreamLowering):
             yielded = self._yielded(operation, position)
             state = yielded or (carried[position] if position < len(carried) else None)
             assert state is not None
-            others = self._other_roles(operation, position, state, carried)
-            self.streams[value.name] = replace(
-                state, kv=result, pieces=(), sealed=False, others=others
-            )
-
-    def _other_roles(
-        self, operation: Operation, position: int, state: StreamState,
-        carried: list[StreamState | None],
-    ) -> frozenset[tuple[str, ...]]:  # fmt: skip
-        """Return the roles of a result on all ways to it but that of `state`."""
-        ways = [] if operation.name == "program.if" else [carried[position]]
-        yields = filter(None, map(_yield_of, operation.regions))
-        for end, streams in zip(yields, self._ends, strict=True):
-            ways.append(streams.get(end.operands[position].name))
-        found = {roles for way in ways if way for roles in (way.roles, *way.others)}
-        return frozenset(sorted(found - {state.roles})[:MOST_WAYS])
+            ways = [] if operation.name == "program.if" else [carried[position]]
+            yields = filter(None, map(_yield_of, operation.regions))
+            for end, streams in zip(yields, self._ends, strict=True):
+                ways.append(streams.get(end.operands[position].name))
+            joined = state.joined(filter(None, ways))
+            self.streams[value.name] = replace(joined, kv=result, pieces=(), sealed=False)
 
     def _yielded(self, operation: Operation, position: int) -> StreamState | None:
         """Return the state that the last region to go on yields there (for its chat roles)."""

@@ -88,18 +88,20 @@ class BlockLowering(ControlLowering):
         kv, result = self._names.value("kv", KV), self._names.value("kv", KV)
         inner = self._flush_used(region.operations)
         inner[region.arguments[0].name] = replace(state, kv=kv, sealed=False)
+        outer, self._lowering.left = self._lowering.left, []
         body = type(self)(self._lowering, inner).lower(region.operations)
+        ways, self._lowering.left = self._lowering.left, outer
         self._out.append(
             make(
                 "plan.inline", before, results=(result, operation.results[1]),
                 span=operation.span, name=operation["name"], regions=(Region((kv,), body),),
             )
         )  # fmt: skip
-        left = self._lowering.left or state
+        left = ways[-1].joined(ways) if ways else state
         self.streams[operation.results[0].name] = replace(left, kv=result, sealed=False)
 
     def _leave(self, operation: Operation) -> None:
         stream, value = operation.operands
         kv = self._operand(stream)
-        self._lowering.left = self.streams[stream.name]
+        self._lowering.left.append(self.streams[stream.name])
         self._out.append(make("plan.leave", kv, value, span=operation.span))

@@ -71,7 +71,8 @@ class Lowering:
             op["name"].name: op for op in module.operations if op.name == "program.record"
         }
         self.constraints: dict[tuple[str, str, tuple[str, ...]], Operation] = {}
-        self.left: StreamState | None = None
+        self.left: list[StreamState] = []
+        """What the stream is where the program that is inlined just now leaves it."""
         self.begun: list[Begun] = []
 
     def function(self, operation: Operation) -> Operation:

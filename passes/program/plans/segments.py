@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ....ir.core import Names, Operation, Value, make
@@ -12,6 +12,9 @@ from ....ir.vocabulary import Part, Tokenizer, split_heal
 
 Piece = Part | Value
 """A token id, a text, or a host value that becomes text when the program runs."""
+
+MOST_WAYS = 8
+"""Ways to a stream whose messages are told apart: conditions after one another double them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class StreamState:
     span: Span | None = None
     spans: tuple[Span | None, ...] = ()
     """Of each piece."""
+
+    @property
+    def ways(self) -> frozenset[tuple[str, ...]]:
+        """Its chat roles on every way here."""
+        return self.others | {self.roles}
+
+    def joined(self, ways: Iterable[StreamState]) -> StreamState:
+        """Return the state with what it is on other ways here."""
+        found = self.ways.union(*(way.ways for way in ways))
+        return replace(self, others=frozenset(sorted(found - {self.roles})[:MOST_WAYS]))
 
     def plus(self, *pieces: Piece, span: Span | None = None) -> StreamState:
         """Return the state with pieces appended."""

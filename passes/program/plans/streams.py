@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ....ir.core import Operation, Value, make, walk
-from ....ir.diagnostics import PassError
+from ....ir.diagnostics import ModelError, PassError
 from ....ir.program import SAMPLING, VALUE_NAMES, WHO
 from ....ir.types import KV, STREAM
+from ....ir.vocabulary import Frame
+from ..roles import frame_of
 from .segments import StreamState
 from .select_trie import option_tokens
 
 if TYPE_CHECKING:
     from .lower import Lowering
 
-Begun = tuple[Operation, tuple[str, ...]]
-"""A message that begins, and the roles of those before it."""
+Begun = tuple[Operation, StreamState]
+"""A message that begins, and the stream before it."""
 
 _TERMINATORS = {"program.yield": "plan.yield", "program.condition": "plan.condition"}
 
@@ -78,16 +80,29 @@ class StreamLowering:
     def _begin(self, operation: Operation) -> None:
         state = self.streams[operation.operands[0].name]
         role = operation["role"]
-        chat = self._lowering.chat
-        frame = chat.frame(state.roles, role)
-        if any(chat.frame(other, role) != frame for other in state.others):
+        frame = frame_of(self._lowering.chat, state.roles, operation)
+        if self._written(operation, state.ways) - {frame}:
             raise OtherOnAnotherWay(role=role, span=operation.span)
-        self._lowering.begun.append((operation, state.roles))
+        self._lowering.begun.append((operation, state))
         opened = state.plus(*frame.prefix, span=operation.span)
         self.streams[operation.result.name] = replace(
             opened, roles=(*state.roles, role), suffix=frame.suffix,
             others=frozenset((*other, role) for other in state.others),
         )  # fmt: skip
+
+    def _written(self, message: Operation, ways: Iterable[tuple[str, ...]]) -> set[Frame]:
+        """Return how the chat template writes a message after the roles of each way. A way that it
+        refuses is none that a run takes, unless it refuses all: then its error is raised."""
+        found: set[Frame] = set()
+        refused: ModelError | None = None
+        for roles in ways:
+            try:
+                found.add(frame_of(self._lowering.chat, roles, message))
+            except ModelError as error:
+                refused = error
+        if refused is not None and not found:
+            raise refused
+        return found
 
     def _end(self, operation: Operation) -> None:
         state = self.streams[operation.operands[0].name]

@@ -10,7 +10,7 @@ from ....ir.types import STREAM
 from ....ir.vocabulary import Part, encode_parts, split_heal
 from ...manager import Context, ProgramPass
 from ...rewrite import rewrite_list
-from ..roles import Roles
+from ..roles import Roles, frame_of
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class _Function:
         if self._context.chat is None:
             return [f"<{operation['role']}>"] if operation.name == "program.begin" else []
         opens, roles = operation.name == "program.begin", self._roles.before(operation.operands[0])
-        frame = self._context.chat.frame(roles if opens else roles[:-1], operation["role"])
+        frame = frame_of(self._context.chat, roles if opens else roles[:-1], operation)
         return list(frame.prefix if opens else frame.suffix)
 
     def _width(self, count: Value) -> int | str:
