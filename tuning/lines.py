@@ -84,7 +84,7 @@ def kernel_lines(
     groups: dict[tuple[str, str], list[int]] = {}
     doing = doing_of(calls, launches)
     for number, call in doing.items():
-        kernel = launches[number].kernel
+        kernel = launches[number].runs
         groups.setdefault((kernel, _shape_text(call, binding)), []).append(number)
     times: Sequence[float | None] = [None] * len(groups)
     if measure:

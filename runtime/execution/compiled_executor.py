@@ -311,10 +311,17 @@ class CompiledExecutor:
         }  # fmt: skip
 
 
-def numbered(recipe: Recipe, launches: list[Launch]) -> list[BoundLaunch]:
-    """Return a recipe's launches with their numbers and names."""
-    pairs = zip(recipe.kernels, launches, strict=True)
-    return [BoundLaunch(number, *names, launch) for number, (names, launch) in enumerate(pairs)]
+def numbered(
+    recipe: Recipe, launches: list[Launch], kernels: Mapping[str, Any] | None = None
+) -> list[BoundLaunch]:
+    """Return a recipe's launches with their numbers and names, and with those of `kernels` that
+    are launched instead of the ones that calls name."""
+    known = kernels or {}
+    runs = {each.launch: name for name, each in known.items()}
+    return [
+        BoundLaunch(number, *names, launch, runs.get(launch[0], "") if names[0] in known else "")
+        for number, (names, launch) in enumerate(zip(recipe.kernels, launches, strict=True))
+    ]
 
 
 def rope_tables(rope: Rope, head_dim: int, positions: int) -> tuple[Tensor, Tensor]:

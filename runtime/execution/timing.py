@@ -21,12 +21,19 @@ times as it takes longer."""
 
 @dataclass(frozen=True)
 class BoundLaunch:
-    """A launch of a step that could be run now: its number among the step's, and what it runs."""
+    """A launch of a step that could be run now: its number among the step's, the kernel that is
+    called, and what it runs: that one, or `instead` another that takes the same."""
 
     number: int
     kernel: str
     operation: str
     launch: Launch
+    instead: str = ""
+
+    @property
+    def runs(self) -> str:
+        """The name of the kernel that a step like this one runs."""
+        return self.instead or self.kernel
 
     @property
     def idle(self) -> bool:

@@ -253,7 +253,7 @@ class DeviceExecutor(CompiledExecutor):
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
         recipe, sent = self._sent(step, None, self._lists.plan(step), few=True)
-        return numbered(recipe, list(recipe.flow(**sent)[0]))
+        return numbered(recipe, list(recipe.flow(**sent)[0]), self._kernels)
 
     def warm(self) -> None:
         """Run the library's products of the general function once for each number of rows that

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from weft.cost_model.binding import decode
+from weft.cost_model.binding import decode, prefill
 from weft.cost_model.hardware_file import load
 from weft.cost_model.sparse_attention import sparse_parts
 from weft.cost_model.sparse_bytes import AttentionShape
@@ -16,10 +16,11 @@ from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
 from weft.ir.sparse import parse_policy
 from weft.options import Options
+from weft.passes.tile.attention.ways import LONG, LONG_PROMPTS
 from weft.passes.tile.regimes import Sparse, lower_for_gpu, lower_model, merge_kernels
 from weft.runtime.execution.library import nothing
 from weft.tests.codegen.test_autotune import Clocked
-from weft.tuning.lines import KernelLine, kernel_lines
+from weft.tuning.lines import KernelLine, calls_of, kernel_lines
 
 CONTEXT = 1 << 17
 POLICY = "sparse(ratio=1/16, channels=32, min_context=0)"
@@ -144,3 +145,25 @@ def test_a_launch_that_stands_in_for_another_does_its_work_and_idle_ones_are_no_
     (parts, join), (whole,) = found[""], found["crowded"]
     assert whole.kernel.endswith("_joined") and "join" in join.kernel
     assert whole.work == parts.work and parts.work.kv_read_bytes and not join.work.kv_read_bytes
+
+
+def test_a_kernel_that_runs_instead_of_the_usual_one_is_named_with_its_schedule() -> None:
+    config = replace(preset("llama-8b"), layers=1, windows=(0,))
+    regimes = lower_for_gpu(config, build_graph(config), weights="bf16", max_tokens=64, max_batch=8)
+    (regime,) = (each for each in regimes if not each.rows)
+    executor = Clocked(regime, lambda name, schedule, before: 1.0)
+    calls = {op["kernel"].name: op for op in calls_of(regime) if op.attribute("ways")}
+    prompts = next(name for name in calls if name.startswith("attention_prompts"))
+    long = dict(calls[prompts]["ways"].items)[LONG].name
+    executor._launches = [
+        replace(each, instead=long) if each.kernel == prompts else each
+        for each in executor._launches
+    ]
+    made: Any = SimpleNamespace(
+        executor=executor, regimes=regimes, schedules=merge_kernels(regimes),
+        options=Options(target="cuda", weights="bf16", kv_memory=1),
+    )  # fmt: skip
+    step: Any = None
+    lines = kernel_lines(made, step, prefill(64), load("h200").level(), measure=False)
+    told = {line.kernel: line.schedule for line in lines}
+    assert f"specialised={LONG_PROMPTS.specialised}" in told[long] and prompts not in told

@@ -249,6 +249,8 @@ def test_long_prompts_have_tiles_of_their_own_and_rows_beside_them_what_is_usual
         device.forward(step)
         launched = [name for name in seen[0].log if name.startswith("attention_p")]
         assert launched == [first, *usual[1:]]
+        told = [each for each in device.launches(step) if each.kernel in usual]
+        assert [each.runs for each in told] == launched
         device._lists._long = False  # as on a GPU without specialised warps
 
 
