@@ -106,15 +106,15 @@ def speeds(
     first = bench.executable(RECORD)
     sample = first.run_rows([{"text": f"Number {number}."} for number in range(ROWS)]).stats
     tokens = sample.generated_tokens // ROWS + opening_tokens(first)
+    forced = forced_share(first)  # now: the others use its pages
     free = FREE.replace("TOKENS", str(tokens))
     executables = {
         "record": bench.executable(RECORD, sides=SIDES),
         "free": bench.executable(free.replace("TYPE", "str"), endless=True, sides=SIDES),
         "pattern": bench.executable(free.replace("TYPE", PATTERN), endless=True, sides=SIDES),
     }
-    ahead = first.engine.ahead
-    if not ahead:
-        share_pages([each.engine for each in executables.values()], bench.executor)
+    share_pages([each.engine for each in executables.values()], bench.executor)
+    timed = _alone if first.engine.ahead else _side_by_side
     one, many = sizes
     contenders = [
         {
@@ -127,7 +127,7 @@ def speeds(
     for number in range(WARM + rounds):
         wait_for_idle(idle if number >= WARM else 0.0)
         for some in contenders:
-            for name, each in (_alone if ahead else _side_by_side)(some).items():
+            for name, each in timed(some).items():
                 if number >= WARM:
                     found[name].append(each)
     medians = {name: Summary.of(values).median for name, values in found.items()}
@@ -139,7 +139,7 @@ def speeds(
     return {
         "constrained_vs_free": min(ratios.values()),
         "forced_speedup": ratios["record_vs_free_batch_1"],
-        "forced_share": forced_share(first),
+        "forced_share": forced,
         "tokens_a_row": tokens,
         **ratios,
         "us_per_token": {name: 1e6 * median for name, median in medians.items()},

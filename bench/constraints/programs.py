@@ -73,9 +73,8 @@ class Bench:
     ) -> Executable:
         """Compile a program; with `toy`, for a model of this vocabulary that costs nothing.
 
-        With `endless`, no end token ends a gen: all its tokens come. Of several `sides`, which run
-        step by step in turn, each has its part of the pages; a device that runs ahead of its host
-        takes no turns.
+        With `endless`, no end token ends a gen: all its tokens come. Of several `sides` that run
+        beside each other, each has its part of the pages.
         """
         compilation = Compilation(text, self.model, options=self.options)
         plan, tokenizer = compilation.plan, _checkpoint(compilation).tokenizer
@@ -87,7 +86,7 @@ class Bench:
             if self._executor is None:
                 self._executor, self._sampler = compilation.executor, compilation.sampler
             executor, sampler = self._executor, self._sampler
-            if sides > 1 and not getattr(executor, "asynchronous", False):
+            if sides > 1:
                 executor = FewerPages(executor, executor.num_pages // sides)
         if endless:
             plan = parse_module(re.sub(r"ends = \[[0-9, ]*\]", "ends = []", str(plan)))

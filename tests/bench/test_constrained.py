@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from weft.bench import constrained
@@ -10,6 +11,7 @@ from weft.bench.constrained import Batches
 from weft.bench.constraints.programs import ROWS, Bench
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.simulator import ToyExecutor
+from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
 
 SMALL = """
 program take(text: str) -> str:
@@ -19,10 +21,12 @@ program take(text: str) -> str:
 """
 
 
-def test_sides_take_turns_in_pages_of_their_own(monkeypatch):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_sides_run_in_pages_of_their_own_and_take_turns_on_a_cpu(monkeypatch, ahead):
     bench, placed, raced = Bench(), [], []
-    model = ToyExecutor(4096, 900, 16, 4096, max_batch=ROWS, max_tokens=512)
-    bench.take(model, sample_rows, None)
+    kind = AheadExecutor if ahead else ToyExecutor
+    model: Any = kind(4096, 900, 16, 4096, max_batch=ROWS, max_tokens=512)
+    bench.take(model, AheadSampler(model) if ahead else sample_rows, None)
     share, turn = constrained.share_pages, constrained.in_turn
 
     def shared(engines, executor):
@@ -40,9 +44,11 @@ def test_sides_take_turns_in_pages_of_their_own(monkeypatch):
         monkeypatch.setattr(constrained, name, value)
     monkeypatch.setattr(constrained, "share_pages", shared)
     monkeypatch.setattr(constrained, "in_turn", raced_in_turn)
+    monkeypatch.setattr(constrained, "seconds", lambda run: run() or 1.0)
     found = constrained.speeds(rounds=1, bench=bench, sizes=(1, 2), times=2)
     assert placed == [range(300), range(300, 600), range(600, 900)]
-    assert raced == [[f"{name} {n}" for name in ("record", "free", "pattern")] for n in (1, 2)]
+    turns = [[f"{name} {n}" for name in ("record", "free", "pattern")] for n in (1, 2)]
+    assert raced == ([] if ahead else turns)
     took = pytest.approx(5e5 / found["tokens_a_row"])  # two runs of one row, or one of two
     assert found["us_per_token"]["free 1"] == found["us_per_token"]["pattern 2"] == took
     assert found["pattern_vs_free_batch_1"] == 1.0 and found["record_vs_free_batch_2"] > 0
