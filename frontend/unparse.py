@@ -196,7 +196,7 @@ def _string(text: str) -> str:
     return '"' + "".join(_ESCAPES.get(character, character) for character in text) + '"'
 
 
-_RAW = {'"': r'(\\.|[^"\\\n])*', "'": r"(\\.|[^'\\\n])*", '"""': r'(\\.|(?!"""|"\Z).)*'}
+_RAW = {'"': r'(\\.|[^"\\\n])*', "'": r"(\\.|[^'\\\n])*", '"""': r'(\\.|(?!"""|"\Z)[^\\])*'}
 
 
 def _raw(text: str) -> str:

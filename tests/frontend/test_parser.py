@@ -9,7 +9,7 @@ from weft.frontend import ast
 from weft.frontend.ast_dump import dump
 from weft.frontend.checker import KEYWORDS
 from weft.frontend.parser import parse, parse_text
-from weft.frontend.unparse import unparse
+from weft.frontend.unparse import unparse, unparse_expression
 from weft.ir.source import Source
 from weft.tests.each_time import examples
 
@@ -272,6 +272,12 @@ def test_a_pattern_reads_back_whatever_quotes_it_holds(pattern):
     text = f"program p() -> str:\n    gen y(stop=regex {pattern}): regex {pattern}\n    return y\n"
     file = parse_text(text)
     assert parse_text(unparse(file)) == file
+
+
+def test_a_pattern_that_no_quotes_hold_is_printed_at_once_however_many_escapes_it_has():
+    pattern = "it's " + 60 * r"\d"
+    printed = unparse_expression(ast.Pattern(pattern + '"'))
+    assert printed == f'regex "{pattern}\\""'
 
 
 def test_parentheses_stay_where_they_decide():
