@@ -97,7 +97,9 @@ class AttentionLists:
             if grown is not None:
                 return grown
         recorded = recorded or step.is_decode
-        kept = {} if step.is_decode else self._recorded
+        widest = _widest(step)
+        kept = {many: way for many, way in self._recorded.items()
+                if not step.is_decode and way.most >= widest}  # fmt: skip
         ways = [way for way in self._choice if recorded and kept.get(way.many, way) is way]
         over = self._last is not None and self._last.over
         anew = step.is_decode and (over or before >= LONG)
@@ -121,6 +123,8 @@ class AttentionLists:
             return None
         table, lengths = self._table(step), step.kv_lengths.numpy()
         way = replace(self._ways[room.way], few=True, many=True)
+        if not way.takes(_widest(step)):
+            return None
         granule, whole = way.shape.granule, int(lengths.max(initial=1))
         low, high = (lists.arrays[f"{PLANNED}item_{end}{self._windows[0] or ''}"]
                      for end in ("low", "high"))  # fmt: skip
@@ -297,6 +301,11 @@ class AttentionLists:
         if work.slots > self._slots:
             way, work = made(int(batch.lengths.max()) + self._shape.granule, False)
         return way, work
+
+
+def _widest(step: StepInput) -> int:
+    """Return the most rows that a sequence of a step has: its own run has as many."""
+    return int(np.diff(step.query_starts.numpy()).max(initial=0))
 
 
 SHORT = 256

@@ -254,6 +254,21 @@ def test_long_prompts_have_tiles_of_their_own_and_rows_beside_them_what_is_usual
         device._lists._long = False  # as on a GPU without specialised warps
 
 
+def test_chunks_wider_than_a_recorded_way_takes_are_planned_for_another():
+    """The steps before were read by the way of a single launch, which takes runs of 16 rows."""
+    shape = Parts(8, 1, 128, page=64)
+    lists, of = lists_of(shape), Sequences(16, 8192, 256)
+    before = lists.plan(step_of(of.batch(shape, np.arange(of.pages(shape)))))
+    room = lists.room(64, before, 1 << 18)
+    assert before.way == room.way == "single"
+    for rows, same in ((16, True), (17, False)):
+        step = prompt_step([(rows, 300), (1, 100)])
+        found = lists.plan(step, recorded=True)
+        assert (found.way == "single") == same
+        assert (lists.within(step, found, room) is not None) == same
+        assert {*found.arrays["plan_row_query"].tolist()} == {*range(rows + 1)}
+
+
 def prompt_step(sequences: list[tuple[int, int]]) -> StepInput:
     """Return a step of sequences of new and of cached tokens, in pages of 64."""
     counts, cached = np.array(sequences).T
