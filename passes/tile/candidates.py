@@ -78,12 +78,15 @@ def _on_cpu(kernel: Operation, schedule: Schedule, demand: Demand, level: Level)
 
 
 def _gpu_options(kernel: Operation, base: Schedule) -> Iterable[Schedule]:
-    """Yield warps, if they are not specialised, for loops of products how many stages are under
-    way, and where a kernel's registers are bounded, no bound."""
+    """Yield for loops of products how many stages are under way; if warps are not specialised, how
+    many there are, and where a kernel's registers are bounded, no bound."""
     piped = _streamed_bytes(kernel) > 0
-    for warps in sorted({base.num_warps, *(() if base.specialised else (2, 4, 8))}):
+    counts, bounds = {base.num_warps}, {base.registers}
+    if not base.specialised:
+        counts, bounds = counts | {2, 4, 8}, bounds | {0}
+    for warps in sorted(counts):
         for stages in sorted({base.num_stages, 2, 3, 4}) if piped else (base.num_stages,):
-            for registers in sorted({base.registers, 0}, reverse=True):
+            for registers in sorted(bounds, reverse=True):
                 yield replace(base, num_warps=warps, num_stages=stages, registers=registers)
 
 

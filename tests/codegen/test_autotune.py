@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,6 +136,10 @@ def test_on_a_gpu_bytes_under_way_decide_and_what_does_not_fit_comes_last() -> N
     found = ranked(kernel, base, demand, level)
     by_stages = {c.schedule.num_stages: c.seconds for c in found if c.schedule.num_warps == 4}
     assert by_stages[2] > by_stages[3]  # a program has fewer bytes under way
+    bounded = replace(base, registers=192)
+    apart = replace(bounded, specialised=136)
+    kinds = base, bounded, apart
+    assert [len(ranked(kernel, each, demand, level)) for each in kinds] == [9, 18, 3]
     huge = scaled_matmul(ScaledMatmul(4096, 4096, rows=256, block_n=256, block_k=256))
     last = ranked(huge, USUAL, demand, level)[-1]
     assert last.seconds == float("inf")
