@@ -113,15 +113,13 @@ def _by_way(
     if len(found) < 2:
         return calls
     kernels = {way.name: lowering.once(attention_parts, first_tiles(way.tiles)) for way in found}
-    tables = [kernels]
-    together = lowering.once(grouped_launches, shape)
+    others: dict[str, Operation] = {}
+    together, small = lowering.once(grouped_launches, shape), lowering.once(slim, shape)
     if together:
-        kernels[GROUPED] = together[0]
-        tables.append({GROUPED: together[1]})
-    small = lowering.once(slim, shape)
+        kernels[GROUPED], others[GROUPED] = together
     if small is not None and LARGEST in kernels:
-        tables[1:] = [{**dict(*tables[1:]), LARGEST: small}]
-    for place, table in enumerate(tables):
+        others[LARGEST] = small
+    for place, table in enumerate((kernels, others) if others else (kernels,)):
         ways = {name: Symbol(lowering.declare(kernel)) for name, kernel in table.items()}
         calls[place] = calls[place].with_attributes(ways=Table.of(ways))
     alone = {way.name for way in found if way.tiles.items == ALL}
