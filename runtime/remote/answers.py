@@ -13,6 +13,7 @@ from .consecutive import Split, split, within_budget
 from .endpoint import Endpoint
 from .errors import Lacks, Malformed
 from .question import Question
+from .service import first_choice
 
 CUT = "length"
 """The finish reason of an answer that the budget has ended."""
@@ -75,10 +76,9 @@ def add(
         heard.generated_tokens = (
             token_count(usage.get("completion_tokens")) or heard.generated_tokens
         )
-    choices = found.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+    choice = first_choice(found)
+    if choice is None:
         return False
-    choice = choices[0]
     message = choice.get("message") or choice.get("delta")
     text = message.get("content") if chat and isinstance(message, dict) else choice.get("text")
     if text is not None and not isinstance(text, str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -248,7 +248,7 @@ class Service:
             yield chunk
         if other.strip() and not streams:
             chunk = self._json(other, what)
-            if not isinstance(chunk.get("choices"), list) or not chunk["choices"]:
+            if first_choice(chunk) is None:
                 raise Malformed(what=what, url=self.address.base, problem="it has no choices")
             yield chunk
         elif not ended:
@@ -312,6 +312,13 @@ class Service:
             verify=self._tls,
         )
         return Line(client)
+
+
+def first_choice(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the first choice of an answer, or of a chunk of one; None where it has none."""
+    choices = found.get("choices")
+    given = choices[0] if isinstance(choices, list) and choices else None
+    return given if isinstance(given, dict) else None
 
 
 def _finishes(chunk: dict[str, Any]) -> bool:
