@@ -68,7 +68,7 @@ class RowRun:
                 if not self._keep_going:
                     self._check(rows)
                 self._progress.total = len(rows)
-                self._session.window = max(1, len(rows))
+                self._session.window = len(rows) + 1  # so that their end is seen
             self._run(rows)
             if self._journal is not None and out is not None:
                 self._journal.write_output(out, sorted(self._outcomes))

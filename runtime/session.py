@@ -146,7 +146,7 @@ class Session:
                 self._next = job, self._host.forecast.claim(job[1], rows)
             job, claim = self._next
             with self._host.lock:
-                left = 1 + len(jobs.ahead)
+                left = None if jobs.more else 1 + len(jobs.ahead)
                 if len(self._open) >= self._most or not self._may_open(claim, left):
                     return True
                 self._next = None
@@ -155,15 +155,15 @@ class Session:
                 if engine.ahead:
                     self._host.loop.advance()
 
-    def _may_open(self, claim: Claim, left: int) -> bool:
-        """Say whether the first of the rows that are `left` may start, if need be by what the open
-        ones can no longer hold.
+    def _may_open(self, claim: Claim, left: int | None) -> bool:
+        """Say whether the first of the rows that are `left` (None: it is not known how many) may
+        start, if need be by what the open ones can no longer hold.
 
         One that a tool runs always may where only tools can go on: the row that called the tool
         would keep its room until the call's time is over, and computes its KV again instead.
         """
         admission, engine = self._host.admission, self._host.engine
-        last = left + self._host.loop.under_way <= engine.executor.max_batch
+        last = left is not None and left + self._host.loop.under_way <= engine.executor.max_batch
         if self._goes_before or admission.may_open(claim, last):
             self._goes_before = False
             return True

@@ -25,13 +25,14 @@ class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
     Jobs that have fewer than `shared` characters in common stay in their order: a page that is not
     computed twice is worth another order, a few tokens are not. Each window is given out whole
     before the next is read, so that no job waits for ever. `ahead` are the jobs of the window that
-    are still to come.
+    are still to come; `more`: others may come behind these.
     """
 
     def __init__(
         self, jobs: Iterable[tuple[int, Any]], forecast: Forecast, window: int, shared: int = SHARED
     ) -> None:
         self.ahead: deque[tuple[int, Any]] = deque()
+        self.more = True
         self._jobs, self._forecast, self._window = iter(jobs), forecast, window
         self._shared = shared
         self._prepared, self._fresh = 0, FIRST_FRESH
@@ -39,7 +40,7 @@ class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
     def __next__(self) -> tuple[int, Any]:
         if not self.ahead:
             self.ahead.extend(self._grouped(islice(self._jobs, self._window)))
-            self._prepared = 0
+            self.more, self._prepared = len(self.ahead) == self._window, 0
         if not self.ahead:
             raise StopIteration
         if not self._prepared:

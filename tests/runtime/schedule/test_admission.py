@@ -13,7 +13,7 @@ from weft.ir.diagnostics import WeftError
 from weft.runtime.schedule.admission import Admission, Claim
 from weft.runtime.schedule.limits import KVTooSmall
 from weft.runtime.schedule.row_order import in_prefix_order
-from weft.runtime.session import Host
+from weft.runtime.session import Host, Session
 from weft.tests.each_time import examples
 from weft.tests.runtime.programs import test_random_programs as random_programs
 
@@ -275,6 +275,21 @@ def test_where_tokens_are_dear_the_last_row_starts_however_much_of_the_memory_is
     assert values == [oracle(number, **row).value for number, row in enumerate(rows)]
     # The third row starts beside the second one's long stream.
     assert started == [(0, False, False), (1, False, False), (1, True, True)]
+    toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize("given", [iter, list])
+def test_how_many_rows_are_left_is_known_where_none_come_behind_those_looked_at(
+    toy, monkeypatch, given
+):
+    monkeypatch.setattr("weft.runtime.session.LOOK_AHEAD", 1)  # two rows at a time
+    asked, may_open = [], Session._may_open
+    monkeypatch.setattr(Session, "_may_open", lambda self, claim, left: (
+        asked.append(left) or may_open(self, claim, left)))  # fmt: skip
+    text = 'program p(text: str) -> str:\n    user "{text}"\n    assistant gen a(max_tokens=3)\n'
+    executable = toy.compile(text + "    return a\n", num_pages=64, page_size=4, max_batch=2)
+    executable.run_rows(given([{"text": str(row)} for row in range(5)]))
+    assert asked == ([None] * 4 + [1] if given is iter else [5, 4, 3, 2, 1])
     toy.assert_clean(executable)
 
 
