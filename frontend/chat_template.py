@@ -58,6 +58,7 @@ class TemplateChat:
             )
             raise ChatTemplateError(problem=f"does not parse: {where}{error.message}") from None
         self._frames: dict[tuple[tuple[str, ...], str], Frame] = {}
+        self._texts: dict[tuple[tuple[str, ...], bool], list[str]] = {}
         self._start: tuple[Part, ...] | None = None
 
     def start(self) -> tuple[Part, ...]:
@@ -101,6 +102,12 @@ class TemplateChat:
 
     def _rendered(self, roles: tuple[str, ...], generate: bool = False) -> list[str]:
         """Return the texts before, between and after the contents of messages of these roles."""
+        key = (roles, generate)
+        if key not in self._texts:
+            self._texts[key] = self._between(roles, generate)
+        return self._texts[key]
+
+    def _between(self, roles: tuple[str, ...], generate: bool) -> list[str]:
         messages = [{"role": role, "content": _sentinel(i)} for i, role in enumerate(roles)]
         text = self._render(messages, generate)
         found = [text]

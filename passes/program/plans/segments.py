@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ....ir.core import Names, Operation, Value, make
 from ....ir.source import Span
@@ -44,7 +45,8 @@ class StreamState:
     def joined(self, ways: Iterable[StreamState]) -> StreamState:
         """Return the state with what it is on other ways here."""
         found = self.ways.union(*(way.ways for way in ways))
-        return replace(self, others=frozenset(sorted(found - {self.roles})[:MOST_WAYS]))
+        unlike = {_likeness(roles): roles for roles in sorted(found - {self.roles}, reverse=True)}
+        return replace(self, others=frozenset(sorted(unlike.values())[:MOST_WAYS]))
 
     def plus(self, *pieces: Piece, span: Span | None = None) -> StreamState:
         """Return the state with pieces appended."""
@@ -55,6 +57,12 @@ class StreamState:
     def at(self, kv: Value, sealed: bool = True) -> StreamState:
         """Return the state with everything so far in `kv`."""
         return replace(self, kv=kv, pieces=(), sealed=sealed, span=None)
+
+
+def _likeness(roles: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return what chat templates look at of the messages before one: the first and the last two,
+    and whose turn it is. Of ways that are alike in this one is compared."""
+    return roles[:2], roles[-2:], len(roles) % 2
 
 
 class SegmentWriter:
