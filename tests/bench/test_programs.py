@@ -248,6 +248,24 @@ def test_constrained_tokens_are_measured_alone_where_they_are_asked_for(monkeypa
     assert programs.elsewhere(quick=True, only=["rag"]) == {}
 
 
+def test_compile_time_is_recorded_alone_where_it_is_asked_for(monkeypatch, tmp_path):
+    path = tmp_path / "programs.json"
+    path.write_text('{"figures": {"speedup_geomean": 1.5, "memory_proof_s": 9}, "sections": {}}')
+    monkeypatch.setattr(programs, "RESULTS", path)
+    monkeypatch.setattr(programs, "_constrained", lambda quick: pytest.fail("was not asked for"))
+    figures = {"compile_10k_rows_s": 1.0, "memory_proof_s": 0.1, "rows": 10_000}
+    monkeypatch.setattr(programs, "_compile_time", lambda quick: figures)
+    monkeypatch.setattr(programs, "share_cores", lambda threads: None)
+    monkeypatch.setitem(programs.os.environ, "WEFT_THREADS", "1")
+    monkeypatch.setattr(sys, "argv", ["programs", "--only", "compile_time", "--record"])
+    with pytest.raises(SystemExit) as ended:
+        programs.main()
+    found = json.loads(path.read_text())
+    assert not ended.value.code and [*found["sections"]] == ["compile_time"]
+    assert found["figures"] == {"speedup_geomean": 1.5, "memory_proof_s": 0.1,
+                                "compile_10k_rows_s": 1.0}  # fmt: skip
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_failed_keeps_its_figures_and_their_date(monkeypatch, tmp_path, fails):
     measured = {
