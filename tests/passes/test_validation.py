@@ -1,87 +1,31 @@
 """Validations: each accepts what its pass makes of a program, and catches planted faults."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
-from weft.ir.core import Module, Operation, Symbol, Table, freeze, make, thaw
+from weft.ir.core import Module, Operation, Symbol, Table, make
 from weft.ir.parser import parse_module
 from weft.ir.types import INT
-from weft.ir.verifier import InvalidIR, verify
-from weft.passes.manager import Context, run_passes
+from weft.ir.verifier import verify
+from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.passes.rewrite import rewrite, substitute
 from weft.passes.validation.proofs import equal
 from weft.passes.validation.registry import CHECKS, ChangedMeaning, validation
 from weft.passes.validation.terms import Terms
-from weft.runtime.simulator import ToyChat, ToyTokenizer
-
-TEXT = """
-tool look(text: str) -> str
-pure tool shout(text: str) -> str
-
-record Note:
-    text: str
-
-program other(text: str) -> str:
-    "({text}"
-    gen more(max_tokens=3)
-    return more
-
-program main(arg: str, items: list[str]) -> str:
-    let unused = call other("x")
-    system "You {shout('be kind')}."
-    user:
-        "About {arg} and more: "
-        for word in ["a", "b"]:
-            "<{word}>"
-            gen part(max_tokens=2)
-    if 1 + 1 == 2:
-        " sure "
-    for item in items:
-        fork side in ["p", "q"] as sides:
-            "{side} of {item}"
-            gen said(max_tokens=3)
-            yield said
-    if len(arg) > 3:
-        fork 2 as tries:
-            gen try(max_tokens=2)
-            yield len(try)
-        join best(by=tries)
-    let seen = look(arg)
-    "{seen} "
-    select grade from ["A", "B"]
-    if grade == "A":
-        gen why(max_tokens=4)
-    return grade
-"""
-
-
-def a_context() -> Context:
-    return Context(
-        tokenizer=ToyTokenizer((" the", "ab")), chat=ToyChat(), constraint_of=constraint_of,
-        pure_tools={"shout": str.upper}, entry="main",
-    )  # fmt: skip
-
-
-def stages() -> dict[str, tuple[Module, Module]]:
-    """Return the module before and after each pass."""
-    file = parse_text(TEXT)
-    check(file)
-    context = a_context()
-    _, records = run_passes((*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES), lower(file), context)
-    return {record.name: (record.before, record.after) for record in records}
-
-
-STAGES = stages()
-
-
-def problems(name: str, before: Module, after: Module) -> list[str]:
-    return list(CHECKS[name](before, after, a_context()))
+from weft.runtime.simulator import ToyTokenizer
+from weft.tests.passes.validation_cases import (
+    STAGES,
+    Fault,
+    a_context,
+    changed,
+    each,
+    once,
+    problems,
+)
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name in CHECKS])
@@ -90,86 +34,9 @@ def test_what_a_pass_makes_is_valid(name):
     assert problems(name, before, after) == []
 
 
-UNREAD = {
-    ("fold-constants", "program.constant", "value"),  # of those that unrolled loops have left
-    ("lower-to-plan", "plan.tokens", "text"),  # for who reads the plan
-    ("lower-to-plan", "plan.select", "tokens gone"),  # a run finds them, too
-    ("batching", "plan.fork", "critical"),  # a longer path than there is orders worse, no more
-    ("batching", "plan.func", "critical"),
-}
-"""What a pass may write otherwise: nothing else goes by it."""
-
-
-def other(value):
-    """Return another attribute of the kind; None where there is none."""
-    match value:
-        case bool() | None | Symbol():
-            return None
-        case int() | float():
-            return value + 9
-        case str():
-            return value + "x"
-        case tuple() if value:
-            return value[:-1]
-        case Table() if value.items:
-            *first, (key, last) = value.items
-            changed = other(last)
-            return Table((*first, *([(key, changed)] if changed is not None else [])))
-    return None
-
-
-@pytest.mark.parametrize("name", [name for name in STAGES if name in CHECKS])
-def test_no_attribute_can_change_or_go_unseen(name):
-    """Of the first operation of each name, in what each pass has made."""
-    before, after = STAGES[name]
-    unseen, first = set(), {operation.name: operation for operation in reversed([*after.walk()])}
-    for kind, operation in first.items():
-        for key, value in operation.attributes:
-            for what, new in ((key, other(value)), (f"{key} gone", None)):
-                if new is None and what == key:
-                    continue
-                fault = once(each(kind, changed(**{key: new})))
-                broken = rewrite(after, fault)
-                if is_valid(broken) and not problems(name, before, broken):
-                    unseen.add((name, kind, what))
-    assert unseen <= UNREAD
-
-
-def is_valid(module: Module) -> bool:
-    try:
-        verify(module, ("program", "plan"))
-    except InvalidIR:
-        return False
-    return True
-
-
 def test_every_pass_of_the_pipeline_has_a_check():
     steps = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES)
     assert [step.name for step in steps if step.name not in CHECKS] == []
-
-
-Fault = Callable[[Operation], list[Operation] | None]
-
-
-def each(name: str, change: Callable[[Operation], list[Operation]]) -> Fault:
-    return lambda operation: change(operation) if operation.name == name else None
-
-
-def changed(**attributes) -> Callable[[Operation], list[Operation]]:
-    return lambda operation: [operation.with_attributes(**attributes)]
-
-
-def once(fault: Fault) -> Fault:
-    """Return a fault that happens to the first operation that it fits."""
-    done: list[bool] = []
-
-    def rule(operation: Operation) -> list[Operation] | None:
-        found = None if done else fault(operation)
-        if found is not None:
-            done.append(True)
-        return found
-
-    return rule
 
 
 def reversed_parts(operation: Operation) -> list[Operation]:
@@ -300,41 +167,6 @@ def test_a_dropped_gen_or_tool_is_caught():
     after = rewrite(before, no_gen)
     verify(after, ("program",))
     assert problems("drop-dead", before, after)
-
-
-def prefix(key: str, change: Callable) -> Callable[[Operation], list[Operation]]:
-    def changed(operation: Operation) -> list[Operation]:
-        table = thaw(operation["prefix"])
-        return [operation.with_attributes(prefix=freeze({**table, key: change(table[key])}))]
-
-    return changed
-
-
-PREFIX_FAULTS: dict[str, Fault] = {
-    "a token more above a fork": each("program.fork", prefix("tokens", lambda count: count + 1)),
-    "a value left out": each("program.fork", prefix("values", lambda names: names[1:])),
-    "a branch more": each("program.fork", prefix("width", lambda width: width + 1)),
-    "no prefix": each("program.fork", changed(prefix=None)),
-    "rows share a token more": each("program.func", prefix("tokens", lambda count: count + 1)),
-}
-
-
-@pytest.mark.parametrize("fault", PREFIX_FAULTS)
-def test_a_wrong_number_of_what_is_shared_is_caught(fault):
-    text = """program judge(essay: str) -> str:
-    system "You judge."
-    user "{essay}"
-    fork 2 as reviews:
-        user "Again."
-        gen review(max_tokens=4)
-        yield review
-    return reviews[0]
-"""
-    _, records = run_passes(PROGRAM_PASSES, lower(parse_text(text)), a_context())
-    record = next(one for one in records if one.name == "prefix-sharing")
-    assert problems("prefix-sharing", record.before, record.after) == []
-    broken = rewrite(record.after, once(PREFIX_FAULTS[fault]))
-    assert broken != record.after and problems("prefix-sharing", record.before, broken)
 
 
 def test_a_change_beside_annotations_is_caught():
