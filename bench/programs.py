@@ -175,6 +175,8 @@ def main() -> None:
     figures["threads"] = options.threads
     figures |= programs | ({"failed": failed} if failed else {})
     compiled = "compile_time" in (options.only or ["compile_time"])
+    if options.only and others.get("reasons", {}).keys() & {*COMPILE_TIME}:
+        compiled = False  # an earlier figure keeps its date
     if options.record and (programs or compiled):
         kept, sections = programs, [*programs]  # what failed keeps its earlier figures and date
         if not options.only:

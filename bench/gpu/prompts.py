@@ -68,13 +68,14 @@ class Prompts:
     @property
     def long(self) -> bool:
         """Whether the engine reads them by the tiles of long prompts."""
-        return long_tiles(self.batch, planner_shape(self.shape)) is not None
+        tiles = long_tiles(self.batch, planner_shape(self.shape))
+        return tiles is not None and long_prompts(self.shape) is not None
 
     def tiles(self, launch: Callable[..., Any]) -> Callable[[], Any]:
         """Return the launch over tiles of prompts, long ones if they are `long`."""
         usual = planner_shape(self.shape)
-        found = long_tiles(self.batch, usual) or prompt_tiles(self.batch, usual)
-        assert found.taken.all()
+        found = long_tiles(self.batch, usual) if self.long else prompt_tiles(self.batch, usual)
+        assert found is not None and found.taken.all()
         lists = [_moved(getattr(found, name)) for name in tiled.LISTS]
         extents = (len(self.q), len(self.pools.k), len(lists[0]), len(self.pages))
         given = (self.q, *lists, self.pages, self.pools.k, self.pools.v, self.out)

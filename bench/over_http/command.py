@@ -87,8 +87,13 @@ def run(options: argparse.Namespace) -> int:
             except Exception as error:  # one program's failure must not lose the others' figures
                 failed[name] = f"{type(error).__name__}: {error}"
                 print(f"{name:18s} failed: {failed[name]}", flush=True)
-                if isinstance(error, Ended):
+                if not isinstance(error, Ended):
+                    continue
+                try:
                     deployment.start()  # the others' processes
+                except Exception as gone:
+                    failed["processes"] = f"{type(gone).__name__}: {gone}"
+                    break
                 continue
             print(line(name, found[name]), flush=True)
             if options.record:

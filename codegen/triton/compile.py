@@ -57,7 +57,8 @@ def compile_offline(
         except Exception as error:
             problem = str(error).strip() or type(error).__name__
             raise CannotCompile(kernel=source.name, arch=arch, problem=problem) from error
-    return {stage: built.asm[stage] for stage in STAGES if stage in built.asm}
+    found = {stage: built.asm[stage] for stage in STAGES if stage in built.asm}
+    return {"ttir": f"// @{source.name} is Gluon: there is no ttir of it\n", **found}
 
 
 def signature(kernel: Operation) -> dict[str, str]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from ..attention.cost import Shape
 from ..attention.grown_lists import PAGES, Lists
 from ..attention.lists import ARRAYS, PROMPTS, extent_of
-from ..attention.prompt_tiles import LONG_TILES
 from ..attention.rooms import Room
 from ..execution.recipe import PLANNED
 from ..execution.slot_copies import COPIED
@@ -73,8 +72,6 @@ class PromptRooms:
         that it copies among them; None: it is not recorded."""
         tokens = filled(self._counts, step.tokens.shape[0])
         if f"{PLANNED}P" not in lists.extents or tokens not in self._counts:
-            return None
-        if lists.way == LONG_TILES:
             return None
         logits = filled(self._logits, step.logits_rows.shape[0])
         copies = filled(self._copies, len(lists.arrays.get(COPIED[0], ())))

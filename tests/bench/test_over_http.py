@@ -344,12 +344,17 @@ def test_an_engine_that_fails_tells_all_who_ask_and_another_one_is_served():
     assert [str(answer.error).count("no room") for answer in said[0]] == [1] * len(rows)
 
 
-def test_programs_go_on_when_one_fails_in_new_processes_if_these_have_ended(monkeypatch, capsys):
+@pytest.mark.parametrize("starts", [True, False])
+def test_programs_go_on_when_one_fails_in_new_processes_if_these_have_ended(
+    monkeypatch, capsys, starts
+):
     class Processes:
         started = 0
 
         def start(self) -> None:
             self.started += 1
+            if not starts:
+                raise Ended("no process")
 
     processes, fails = Processes(), {"chat": EngineFailed("no room"), "rag": Ended("it has ended")}
 
@@ -372,5 +377,7 @@ def test_programs_go_on_when_one_fails_in_new_processes_if_these_have_ended(monk
                             idle=0.0, record=False, json=True)  # fmt: skip
     assert command.run(asked) == 1 and processes.started == 1
     said = capsys.readouterr().out
-    assert "chat               failed: EngineFailed: no room" in said and "mmlu raced" in said
-    assert json.loads(said.splitlines()[-1])["failed"].keys() == fails.keys()
+    assert "chat               failed: EngineFailed: no room" in said
+    assert ("mmlu raced" in said) == starts
+    failed = json.loads(said.splitlines()[-1])["failed"]
+    assert failed.keys() == (fails.keys() if starts else {*fails, "processes"})

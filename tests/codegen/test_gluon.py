@@ -3,6 +3,7 @@ threads and on a GPU; what it compiles to; what is refused."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,8 @@ from weft.codegen.triton.emit import emit
 from weft.codegen.triton.gluon.form import NoGluon
 from weft.codegen.triton.source import launch_options
 from weft.ir.core import walk
+from weft.ir.parser import parse_module
+from weft.ir.printer import print_operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention.parts import MANY, Parts
 from weft.passes.tile.attention.ways import (
@@ -134,7 +137,9 @@ def test_the_text(golden: Callable[[str, str], None]) -> None:
 
 def test_compiled_for_hopper() -> None:
     kernel = prompts(SHAPES["half a page"])
-    ptx = compile_offline(kernel, specialised())["ptx"]
+    found = compile_offline(kernel, specialised())
+    ptx = found["ptx"]
+    assert "Gluon" in found["ttir"] and "ttg." in found["ttgir"]
     assert all(word in ptx for word in ("wgmma.mma_async", "cp.async.bulk.tensor", "setmaxnreg"))
 
 
@@ -160,6 +165,24 @@ def test_what_is_launched_is_compiled_for_hopper(kernel: Any) -> None:
 def test_what_it_cannot_do_is_refused(shape: Parts, problem: str) -> None:
     with pytest.raises(NoGluon, match=problem):
         emit(prompts(shape), specialised())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [("%whole", "%block_behind", "names that its own text has"),
+     ("%item_rows", "%stage", "names that its own text has"),
+     ("%once", "%rest", "names that its own text has"),
+     ("where(a <= 8, 1, 0)", "where(a <= 8, 2, 0)", "a loop around its rounds")],
+)  # fmt: skip
+def test_names_of_its_own_and_loops_around_its_rounds_are_refused(
+    old: str, new: str, problem: str
+) -> None:
+    kernel, _ = launches(replace(SHAPES["two groups"], way=LARGEST))
+    text = print_operation(kernel)
+    assert old in text
+    (broken,) = parse_module(re.sub(re.escape(old) + r"(?!\w)", new, text)).operations
+    with pytest.raises(NoGluon, match=problem):
+        emit(broken, specialised())
 
 
 def test_other_kernels_are_refused() -> None:

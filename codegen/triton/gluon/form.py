@@ -27,6 +27,10 @@ WRITTEN = frozenset(f"tile.{name}" for name in (
 GROUP_ROWS = 64
 """Rows of a product of four warps."""
 
+OWN = ("ring_", "keys_ring", "values_ring", "asked_", "block_behind", "weights_behind",
+       "inside_block", "query_rows", "warp_group")  # fmt: skip
+"""How names begin that the text has besides those of values."""
+
 WIDEST = 256
 """Columns of one, at most."""
 
@@ -121,9 +125,7 @@ class _Reader:
         fits = form.keys <= WIDEST and form.width in (64, 128)
         if form.lanes % GROUP_ROWS or not form.groups or not fits or form.keys % 16:
             self._refuse(f"products of {form.lanes} rows, {form.keys} keys, {form.width} wide")
-        if any(
-            name.startswith(("ring_", "keys_ring", "values_ring", "asked_")) for name in self.makers
-        ):
+        if any(name.startswith(OWN) or name in ("rest", "stage") for name in self._names()):
             self._refuse("names that its own text has")
         if behind_barriers(self.kernel):
             self._refuse("it reads what it has written")
@@ -137,6 +139,13 @@ class _Reader:
                 self._refuse(f"blocks of {dtype_of(pool.type)} for products of {form.dtype}")
             if not isinstance(page, int) or page % form.keys:
                 self._refuse(f"blocks of {form.keys} keys in pages of {page}")
+
+    def _names(self) -> Iterator[str]:
+        """Yield the names of all values."""
+        yield from (value.name for value in self.kernel.regions[0].arguments)
+        for operation in walk(self.kernel.regions[0].operations):
+            yield from (value.name for value in operation.results)
+            yield from (v.name for region in operation.regions for v in region.arguments)
 
     def _padded(self) -> Iterator[tuple[Value, tuple[int, ...]]]:
         """Yield the values that have a shape, and that which Triton sees."""
@@ -153,6 +162,17 @@ class _Reader:
                 inside = [op.name for op in operation.regions[0].operations]
                 if "tile.dot" in inside:
                     yield operation
+                elif any("tile.dot" == op.name for op in walk(operation.regions[0].operations)):
+                    self._check_once(operation)
+
+    def _check_once(self, loop: Operation) -> None:
+        """Refuse a loop around the rounds that may go round more than once: its copies and products
+        count the places of rings from the start."""
+        low, high = (self.makers.get(value.name) for value in loop.operands[:2])
+        ends = high is not None and high.name == "tile.full" and high["value"] == 1
+        text = low["expr"] if low is not None and low.name == "tile.map" else ""
+        if not (ends and text.startswith("where(") and text.endswith(", 1, 0)")):
+            self._refuse("a loop around its rounds")
 
     def _round(self, loop: Operation) -> Round:
         (region,) = loop.regions
