@@ -125,8 +125,7 @@ class TypeReader:
             kind = last_name(marker.func)
             type = type or _bare(kind, span)
             if kind == "limit":
-                options = (*type.options, *_options(marker, self._source))
-                type = dataclasses.replace(type, options=options)
+                type = _limited(type, _options(marker, self._source), span)
                 continue
             type = self._held(type, kind, _given(kind, marker, self._source), span)
         return type or ast.Type("str", span=span)
@@ -142,7 +141,7 @@ class TypeReader:
                     for name, bound in bounds
                     if bound
                 )
-                type = dataclasses.replace(type, options=(*type.options, *options))
+                type = _limited(type, options, span)
             elif kind in _MARKERS:
                 type = self._held(type, str(kind), values, span)
         return type
@@ -150,8 +149,8 @@ class TypeReader:
     def _held(self, type: ast.Type, kind: str, values: tuple[Any, ...], span: Span) -> ast.Type:
         """Return a type that a constraint's values take the place of."""
         wanted = _HOLDS.get(kind, "str")
-        if type.arguments:
-            hint = "write both as one, such as weft.between(2, 9)"
+        if type.arguments and type.name in {"int", "regex", *FILE_TYPES}:
+            hint = "write both as one" + ", such as weft.between(2, 9)" * (kind == "between")
             raise NotInPython(what="a second constraint of a type", hint=hint, span=span)
         if type.name != wanted:
             hint = f"write Annotated[{wanted}, weft.{kind}(...)]"
@@ -188,6 +187,15 @@ class TypeReader:
             for item in syntax.body
             if isinstance(item, python.AnnAssign) and isinstance(item.target, python.Name)
         }
+
+
+def _limited(type: ast.Type, options: Iterable[ast.Argument], span: Span) -> ast.Type:
+    """Return a type with more limits; raises NotInPython for one that it has."""
+    more = tuple(options)
+    if {one.name for one in more} & {one.name for one in type.options}:
+        hint = "write each limit once"
+        raise NotInPython(what="a second limit of a type", hint=hint, span=span)
+    return dataclasses.replace(type, options=(*type.options, *more))
 
 
 def _bare(kind: str, span: Span) -> ast.Type:

@@ -143,13 +143,15 @@ class Amounts:
         """Return each amount as a row of bars, and its peak."""
         left = max((len(one.name) for one in self.series), default=0)
         room = width - left - 24
-        return cut([f"{one.name:>{left}}  {self._bars(one, room)}" for one in self.series], width)
+        span = self._span
+        rows = [f"{one.name:>{left}}  {self._bars(one, room, span)}" for one in self.series]
+        return cut(rows, width)
 
-    def _bars(self, one: Series, room: int) -> str:
+    def _bars(self, one: Series, room: int, span: tuple[float, float]) -> str:
         peak = max((v for _, v in one.values), default=0.0)
         if not peak:
             return "0 throughout"
-        first, last = self._span
+        first, last = span
         cells = [0.0] * max(room, 10)
         ends = [*(time for time, _ in one.values[1:]), last]
         for (time, value), end in zip(one.values, ends, strict=True):

@@ -76,7 +76,7 @@ class _Count:
         elif kind == "list":
             self._widths[operation.result.name] = len(operation.operands)
         streams = [value for value in operation.operands if value.type == STREAM]
-        above = self._above[streams[0].name if streams else [*self._above][-1]]
+        above = self._above[streams[0].name if streams else next(reversed(self._above))]
         if kind not in {"literal", "begin", "end"} and uses_stream(operation):
             self._first.append(self._shared(operation, above))
         if kind == "fork":

@@ -94,7 +94,7 @@ class TaskLoop:
         return root
 
     def __bool__(self) -> bool:
-        return bool(self._ready or self._waiting or self._unencoded)
+        return self.under_way > 0
 
     @property
     def under_way(self) -> int:

@@ -167,6 +167,14 @@ def held_twice(s):
     y = s.gen(Annotated[int, between(1, 9), between(2, 300)])
 
 
+def limited_twice(s):
+    y = s.gen(Annotated[str, limit(max_tokens=5), limit(max_tokens=9)])
+
+
+def list_held(s):
+    y = s.gen(Annotated[list[int], between(1, 9)])
+
+
 def held_to_nothing(s):
     y = s.gen(schema())
 
@@ -205,7 +213,7 @@ REFUSED = [
     unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
     several, any_names, broken_annotation, up_to_true, other_things, held_as_another,
-    held_to_nothing, endless, held_by_true, held_twice,
+    held_to_nothing, endless, held_by_true, held_twice, limited_twice, list_held,
 ]  # fmt: skip
 
 

@@ -250,6 +250,27 @@ def test_a_row_ends_at_a_fork_that_no_run_makes():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("around", ['if first == "a":', "fork len(first) as outer:"])
+def test_a_row_goes_on_behind_a_fork_that_it_may_not_come_to(around):
+    end = "        yield all\n" if "outer" in around else ""
+    plan, context = plan_of(f"""program wide(count: int) -> str:
+    "x"
+    gen first(max_tokens=2)
+    {around}
+        fork count as all:
+            gen said(max_tokens=2)
+            yield said
+{end}    gen after(max_tokens=2)
+    return after
+""")
+    rows = [{"count": -1}, {"count": 1}]
+    calls = prefix_tree(plan, "wide", context.tokenizer, rows).calls
+    assert [(call.row, call.name, call.sure) for call in calls] == [
+        (0, "first", True), (0, "after", True),
+        (1, "first", True), (1, "said", False), (1, "after", True),
+    ]  # fmt: skip
+
+
 @settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=5))
 def test_the_common_prefix_is_the_longest(lists):

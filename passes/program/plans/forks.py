@@ -7,6 +7,7 @@ from dataclasses import replace
 from ....ir.core import Operation, Region, make
 from ....ir.program import VALUE_NAMES
 from ....ir.types import KV, list_of
+from ..roles import frame_of
 from .control import ControlLowering
 from .model_calls import always_calls
 
@@ -76,7 +77,7 @@ class BlockLowering(ControlLowering):
             if operation.name == "program.literal" and operation["text"].strip(" "):
                 return True
             if operation.name == "program.begin":
-                return bool(self._lowering.chat.frame(roles, operation["role"]).prefix)
+                return bool(frame_of(self._lowering.chat, roles, operation).prefix)
             if operation.name not in VALUE_NAMES | {"program.literal", "program.append"}:
                 return False
         return False

@@ -59,7 +59,10 @@ def tree_view(tree: PrefixTree) -> View:
 def tree_picture(tree: PrefixTree, most: int = MOST_CHILDREN) -> StretchTree:
     """Return the tree as bars; of more than `most` children of a node the rest are one bar."""
     stretches: dict[int, Stretch] = {}
-    for node in reversed(list(tree.root.walk())):  # what is below a node comes before it
+    nodes = [tree.root]
+    for node in nodes:
+        nodes += [*node.children.values()][:most]
+    for node in reversed(nodes):  # what is below a node comes before it
         below = [stretches[id(child)] for child in [*node.children.values()][:most]]
         stretches[id(node)] = _stretch(node, below, tree.tokenizer, most)
     return StretchTree(f"prefixes of {tree.name}", stretches[id(tree.root)].children)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from ....ir.core import Module, Operation, Region, walk
@@ -225,15 +224,12 @@ class PlanWalk(CallWalk):
         if each:
             elements = [Unknown((self._row, frame.path, name, occurrence), f"each of {over.name}")]
         else:
-            elements = self._branches(operation, over)
-        found, start = [], len(self._calls)
+            elements = self._branches(operation, over, sure)
+        found = []
         for number, element in enumerate(elements):
-            inner = frame.branch(name, occurrence, "each" if each else number, True)
+            inner = frame.branch(name, occurrence, "each" if each else number, sure and not each)
             _, results = self._region(operation.regions[0], (text, element), inner)
             found.append(results)
-        if each or not sure:
-            unsure = [replace(call, sure=False) for call in self._calls[start:]]
-            self._calls[start:] = unsure
         values: list[Any] = [[results[0] if results else None for results in found]]
         if len(operation.results) == 2:
             values.append([results[1] for results in found])
@@ -241,12 +237,17 @@ class PlanWalk(CallWalk):
             values[0] = Unknown((self._row, frame.path, name, occurrence, "all"), name)
         frame.known.bind(operation.results, values)
 
-    def _branches(self, operation: Operation, over: int | Sequence[Any]) -> list[Any]:
-        """Return what branches are over; of too many, or fewer than none, a run fails here."""
+    def _branches(
+        self, operation: Operation, over: int | Sequence[Any], sure: bool
+    ) -> list[Any]:  # fmt: skip
+        """Return what branches are over; of too many, or fewer than none, a run fails here, if it
+        is `sure` to come here."""
         try:
             return branches_of(over, self._row, operation.span)
         except RunError:
-            raise Enough from None
+            if sure:
+                raise Enough from None
+            return []
 
     def _join(self, operation: Operation, frame: Frame) -> None:
         texts, points = (frame.known.get(value) for value in operation.operands)
