@@ -1,4 +1,4 @@
-"""Runs emitted Gluon on a CPU: each part of a program is a thread, and one runs at a time.
+"""Runs emitted Gluon on a CPU: each part of a program is a thread, and they take turns.
 
 Gluon has no interpreter. Here a product reads its operands only when it is waited for, and a copy
 overwrites its place at once: what a part does not wait for, or lets go too early, is seen in the
@@ -91,11 +91,13 @@ class Product:
 
 @dataclass
 class Machine:
-    """The parts of a program: one runs until it waits."""
+    """The parts of a program: one runs until it waits, then the next, so that every run is alike.
+    The copying part is the last: those that compute begin before anything is there."""
 
     program: tuple[int, ...] = (0, 0)
     turn: threading.Condition = field(default_factory=threading.Condition)
-    parts: int = 0
+    alive: list[int] = field(default_factory=list)
+    """Parts that have not ended, the one whose turn it is first."""
     waiting: int = 0
     stuck: bool = False
     own: threading.local = field(default_factory=threading.local)
@@ -104,16 +106,15 @@ class Machine:
         with self.turn:
             barrier.step(arrivals, bytes)
             self.waiting = 0
-            self.turn.notify_all()
 
     def wait(self, barrier: Barrier, phase: Any, pred: Any = True) -> None:
         while bool(pred) and barrier.phase % 2 == int(phase):
             self.waiting += 1
-            self.stuck = self.stuck or self.waiting == self.parts
-            if self.stuck:
+            self.stuck = self.stuck or self.waiting == len(self.alive)
+            if not self.stuck:
+                self.alive.append(self.alive.pop(0))
                 self.turn.notify_all()
-                raise AllWait()
-            self.turn.wait()
+                self.turn.wait_for(lambda: self.alive[0] == self.own.part)
             if self.stuck:
                 raise AllWait()
 
@@ -122,24 +123,24 @@ class Machine:
     ) -> None:  # fmt: skip
         failed: list[BaseException] = []
 
-        def run(part: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        def run(number: int, part: Callable[..., None], arguments: tuple[Any, ...]) -> None:
             with self.turn:
-                self.own.begun = []
+                self.own.part, self.own.begun = number, []
+                self.turn.wait_for(lambda: self.alive[0] == number)
                 try:
                     part(*arguments)
                 except BaseException as error:
                     failed.append(error)
                     self.stuck = True
-                self.parts -= 1
-                if self.parts and self.waiting == self.parts:
-                    self.stuck = True
+                del self.alive[0]
+                self.stuck = self.stuck or self.waiting == len(self.alive)
                 self.turn.notify_all()
 
-        self.parts, self.waiting, self.stuck = len(parts), 0, False
-        threads = [threading.Thread(target=run, args=part, daemon=True) for part in parts]
-        with self.turn:
-            for thread in threads:
-                thread.start()
+        self.alive, self.waiting, self.stuck = [*range(len(parts))], 0, False
+        threads = [threading.Thread(target=run, args=(number, *part), daemon=True)
+                   for number, part in enumerate(parts)]  # fmt: skip
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
         if failed:
