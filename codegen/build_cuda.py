@@ -48,7 +48,7 @@ def load_kernels(
         start = time.perf_counter()
         if interpreted:
             schedule = replace(schedule, chained=False, opens=False)
-        if interpreted or not specialises():
+        if interpreted or not can_specialise():
             schedule = replace(schedule, specialised=0)
         source = emit(operation, schedule)
         if source.name in loaded:
@@ -67,7 +67,7 @@ def load_kernels(
 
 
 @cache
-def specialises() -> bool:
+def can_specialise() -> bool:
     """Whether the GPU here has what kernels of specialised warps are made of: Hopper's products."""
     import torch
 

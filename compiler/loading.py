@@ -251,7 +251,7 @@ def executor_on(
 ) -> DeviceExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted. Where
     keys lie in host memory, `memory` bytes of the device are for what it has of them."""
-    from ..codegen.build_cuda import specialises
+    from ..codegen.build_cuda import can_specialise
     from ..passes.tile.attention.parts import Parts
     from ..runtime.execution.dtypes import TORCH
     from ..runtime.execution.weights import load_weights
@@ -271,7 +271,7 @@ def executor_on(
         num_pages=pages, max_batch=options.max_batch,
         max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder,
         ways=[*attention_ways(Parts(config.heads, config.kv_heads, config.head_dim, page, kv=kv))],
-        max_logits=dict(regimes[-1].extents)["R"], long=specialises(),
+        max_logits=dict(regimes[-1].extents)["R"], long=can_specialise(),
         **keys,
     )  # fmt: skip
 

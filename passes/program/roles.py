@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ir.core import Operation, Region, Value, walk
 from ...ir.diagnostics import ModelError
-from ...ir.vocabulary import ChatFormat, Frame
+from ...ir.vocabulary import ChatFormat, Frame, Part
 
 _ENDS = {"fork": "program.yield", "if": "program.yield", "inline": "program.leave"}
 
@@ -30,6 +30,15 @@ class Roles:
     def open_in(self, stream: Value) -> str | None:
         """Return the role of the message that is open at a stream; None outside of messages."""
         return self._begun[stream.name][-1] if stream.name in self._open else None
+
+    def markers(self, chat: ChatFormat | None, message: Operation) -> tuple[Part, ...]:
+        """Return what the begin or the end of a message adds to its stream; without a chat format
+        a begin adds its role in angle brackets."""
+        begins, before = message.kind == "begin", self.before(message.operands[0])
+        if chat is None:
+            return (f"<{message['role']}>",) if begins else ()
+        frame = frame_of(chat, before if begins else before[:-1], message)
+        return frame.prefix if begins else frame.suffix
 
     def _region(self, region: Region) -> None:
         for operation in region.operations:

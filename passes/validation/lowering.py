@@ -11,7 +11,7 @@ from ...ir.types import KV, STREAM, list_of
 from ...ir.values import records_of
 from ...ir.vocabulary import ChatFormat, Part, Tokenizer
 from ..manager import Context
-from ..program.roles import Roles, frame_of
+from ..program.roles import Roles
 
 _CALLS = {"gen", "decode", "select", "score", "fork", "join", "inline"}
 _ALIKE = {"gen": "decode"}
@@ -189,9 +189,7 @@ class _Program:
         elif kind == "append":
             yield "text", f"{{%{operation.operands[1].name}}}"
         elif kind in {"begin", "end"}:
-            roles = self._roles.before(operation.operands[0])
-            frame = frame_of(self._chat, roles if kind == "begin" else roles[:-1], operation)
-            yield from _shown(frame.prefix if kind == "begin" else frame.suffix)
+            yield from _shown(self._roles.markers(self._chat, operation))
         elif kind in _CALLS:
             yield _ALIKE.get(kind, kind), _name(operation)
         yield from self._inside(operation)

@@ -15,7 +15,7 @@ from ...ir.types import STREAM
 from ...ir.vocabulary import Part, encode_parts, split_heal
 from ..manager import Context
 from ..program.prefixes.sharing import uses_stream
-from ..program.roles import Roles, frame_of
+from ..program.roles import Roles
 from .streams import only_annotated
 
 
@@ -94,19 +94,13 @@ class _Count:
             case "literal":
                 return _Above(above.tokens, (*above.run, operation["text"]), above.values)
             case "begin" | "end":
-                return _Above(above.tokens, (*above.run, *self._frame(operation)), above.values)
+                markers = self._roles.markers(self._context.chat, operation)
+                return _Above(above.tokens, (*above.run, *markers), above.values)
             case "append" | "gen" | "select":
                 own = operation.kind == "append"
                 name = operation.operands[1].name if own else operation["name"]
                 return _Above(self._tokens(above), (), (*above.values, name))
         return _Above()
-
-    def _frame(self, operation: Operation) -> tuple[Part, ...]:
-        begins, roles = operation.kind == "begin", self._roles.before(operation.operands[0])
-        if self._context.chat is None:
-            return (f"<{operation['role']}>",) if begins else ()
-        frame = frame_of(self._context.chat, roles if begins else roles[:-1], operation)
-        return frame.prefix if begins else frame.suffix
 
     def _tokens(self, above: _Above) -> int:
         tokenizer = self._context.tokenizer

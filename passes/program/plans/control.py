@@ -25,7 +25,6 @@ class OtherInLaterRounds(PassError):
 class ControlLowering(StreamLowering):
     """Lowers for, while and if, besides what happens on one stream."""
 
-    _last_inner: dict[str, StreamState]
     _ends: list[dict[str, StreamState]]
     """What streams are at the ends of regions that go on."""
 
@@ -94,7 +93,6 @@ class ControlLowering(StreamLowering):
         block.outer = frozenset(visible)
         body = block.lower(region.operations)
         if _yield_of(region) is not None:
-            self._last_inner = block.streams
             self._ends.append(block.streams)
         return Region(tuple(arguments), body)
 
@@ -122,7 +120,7 @@ class ControlLowering(StreamLowering):
         yields = [found for found in map(_yield_of, operation.regions) if found is not None]
         if not yields:
             return None
-        return self._last_inner.get(yields[-1].operands[position].name)
+        return self._ends[-1].get(yields[-1].operands[position].name)
 
 
 def _yield_of(region: Region) -> Operation | None:

@@ -10,7 +10,7 @@ from ....ir.types import STREAM
 from ....ir.vocabulary import Part, encode_parts, split_heal
 from ...manager import Context, ProgramPass
 from ...rewrite import rewrite_list
-from ..roles import Roles, frame_of
+from ..roles import Roles
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Function:
             if operation.name == "program.literal":
                 parts.append(operation["text"])
             elif operation.name in {"program.begin", "program.end"}:
-                parts += self._frame(operation)
+                parts += self._roles.markers(self._context.chat, operation)
             elif uses_stream(operation):
                 stop = operation
                 break
@@ -131,7 +131,7 @@ class _Function:
             if kind == "program.literal":
                 parts.insert(0, definition["text"])
             elif kind in {"program.begin", "program.end"}:
-                parts[:0] = self._frame(definition)
+                parts[:0] = self._roles.markers(self._context.chat, definition)
             elif kind == "program.append":
                 values.insert(0, definition.operands[1].name)
                 parts.insert(0, _BORDER)
@@ -144,13 +144,6 @@ class _Function:
             name = definition.operands[0].name
         start = list(self._context.chat.start()) if self._context.chat and not origins else []
         return _Prefix((*start, *parts), tuple(values), tuple(origins))
-
-    def _frame(self, operation: Operation) -> list[Part]:
-        if self._context.chat is None:
-            return [f"<{operation['role']}>"] if operation.name == "program.begin" else []
-        opens, roles = operation.name == "program.begin", self._roles.before(operation.operands[0])
-        frame = frame_of(self._context.chat, roles if opens else roles[:-1], operation)
-        return list(frame.prefix if opens else frame.suffix)
 
     def _width(self, count: Value) -> int | str:
         constant = self._constants.get(count.name)

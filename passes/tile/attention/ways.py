@@ -86,15 +86,16 @@ prompts of 511 and one of 8 K: 264 and 1124; with blocks of 32 keys and 128 regi
 programs fit, 233 and 1289; without a loop for keys that all rows see, 250 and 1300; tiles of 128
 query heads 284 and 1259."""
 
-SINGLE = LARGE_CROWDED
-"""Of a launch that reads all items of a list by the large tile: where there is a single key head,
-lists of 4 and 16 rows are so short that a launch fewer saves 8 to 25 % (4 forks of 512 keys 5.1 us
-of an H200 in place of 6.2, 16 of 8 K 9.2 and 11.5; with eight key heads within 5 % of two)."""
+SINGLE = "single"
+"""The way of one launch that reads all items of a list by the large tile: where there is a single
+key head, lists of 4 and 16 rows are so short that a launch fewer saves 8 to 25 % (4 forks of 512
+keys 5.1 us of an H200 in place of 6.2, 16 of 8 K 9.2 and 11.5; with eight key heads within 5 % of
+two)."""
 
 SCHEDULES = {"crowded": CROWDED, "deep": DEEP, "wide": WIDEST, GROUPED: CROWDED,
              SLIM: replace(CROWDED, registers=104)}  # fmt: skip
 LARGE_SCHEDULES = {"": LARGE_TILE, "crowded": LARGE_CROWDED, LARGEST: LARGEST_TILE,
-                   "single": SINGLE}  # fmt: skip
+                   SINGLE: LARGE_CROWDED}  # fmt: skip
 """The schedules of `Parts.way`, of items of few rows and of many; "" of few: by keys' format."""
 
 
@@ -114,10 +115,11 @@ def variants(shape: Parts, shared: bool) -> list[Variant]:
         tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
         found = [Variant("large", tiles, LARGE_TILE)]
         if _measured(shape) and 128 % shape.group == 0:
-            largest = LARGEST_TILE if specialises(shape) else replace(LARGEST_TILE, specialised=0)
+            registers = LARGEST_TILE.specialised if specialised_pays(shape) else 0
+            largest = replace(LARGEST_TILE, specialised=registers)
             found += [Variant(LARGEST, replace(tiles, many=128, way=LARGEST), largest)]
         if _measured(shape) and shape.kv_heads == 1:
-            found += [Variant("single", replace(tiles, items=ALL, way="single"), SINGLE)]
+            found += [Variant(SINGLE, replace(tiles, items=ALL, way=SINGLE), LARGE_CROWDED)]
         return found
     few = replace(shape, few=16, many=0, keys=64)
     deep = Variant("deep", replace(few, way="deep"), DEEP)
@@ -169,7 +171,7 @@ def grouped_launches(shape: Parts) -> list[Operation]:
 
 def slim(shape: Parts) -> Operation | None:
     """Return the kernel of items of few rows beside largest tiles; None where that is the usual."""
-    if not (shape.many and _measured(shape) and specialises(shape)):
+    if not (shape.many and _measured(shape) and specialised_pays(shape)):
         return None
     return attention_parts(replace(shape, items=FEW, way=SLIM))
 
@@ -181,7 +183,7 @@ def prompts(shape: Parts) -> Operation:
 
 def long_prompts(shape: Parts) -> Operation | None:
     """Return the kernel of the tiles of `LONG` prompts; None where that was not measured."""
-    if not (_measured(shape) and specialises(shape)):
+    if not (_measured(shape) and specialised_pays(shape)):
         return None
     return attention_prompts(replace(shape, many=128, way=LONG))
 
@@ -204,7 +206,7 @@ def _crowded(shape: Parts, crowd: bool) -> Parts:
     return replace(shape, way="crowded") if crowd and not shape.way and _streams(shape) else shape
 
 
-def specialises(shape: Parts) -> bool:
+def specialised_pays(shape: Parts) -> bool:
     """Whether tiles of 128 query heads are faster with specialised warps, as measured."""
     return shape.head_dim == SPECIALISED and 128 % shape.group == 0
 

@@ -237,7 +237,7 @@ def test_long_prompts_have_tiles_of_their_own_and_rows_beside_them_what_is_usual
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a single key head, where one way of lists has a launch fewer: this has all of them."""
-    monkeypatch.setattr(build_cuda, "specialises", lambda: True)
+    monkeypatch.setattr(build_cuda, "can_specialise", lambda: True)
     seen: list[Seen] = []
     device = executor(seen, replace(CONFIG, head_dim=128), max_tokens=8192)
     shape = tuned(Parts(8, 1, 128, page=64), shared=True)
