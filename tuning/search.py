@@ -28,6 +28,7 @@ def search_schedules(
 ) -> dict[str, Choice]:  # fmt: skip
     """Measure schedules of the kernels that some steps launch, and keep the best of each: where
     they are in the step (on a CPU: between the other launches, in what these leave of its caches).
+    Where a step's lists are cut for a kernel of another way, that one is searched.
 
     `build(kernel, schedule)` gives what is launched instead (default: as the target compiles).
     """
@@ -42,11 +43,11 @@ def search_schedules(
         regime = regime_of(compilation.regimes, launches)
         launched, calls = what_launches_do(compilation, regime, binding, level), calls_of(regime)
         doing = doing_of(calls, launches)
-        for name in dict.fromkeys(launches[number].kernel for number in doing):
+        for name in dict.fromkeys(launches[number].runs for number in doing):
             if name in found or name not in usual or choices.find(usual[name][0]):
                 continue
             kernel, schedule = usual[name]
-            numbers = [number for number in doing if launches[number].kernel == name]
+            numbers = [number for number in doing if launches[number].runs == name]
             work = launched(doing[numbers[0]]).work
             programs = _programs(kernel, calls[numbers[0]], binding)
             demand = Demand(work.flops, work.bytes, programs, work.dtype, work.dense)

@@ -213,6 +213,34 @@ def test_each_kernel_of_a_step_is_searched_once_and_its_choice_kept(
     assert all(applied[name] == choice.schedule for name, choice in found.items())
 
 
+def test_a_kernel_that_a_step_runs_instead_of_the_usual_one_is_searched(
+    compilation: Any, tmp_path: Path
+) -> None:
+    """What a step sends is cut for it: by that the usual one is not to be judged."""
+    other = matmul(Matmul(8, 8))
+    name = other["name"].name
+
+    def costs(kernel: str, schedule: Schedule, before: str) -> float:
+        return 1.0 if kernel == name and schedule != USUAL else 2.0
+
+    made, choices = compilation(costs), Choices(tmp_path, "clock")
+    made.schedules = [*made.schedules, (other, USUAL)]
+    launches = made.executor._launches
+    usual = next(each for each in launches if each.kernel.startswith("matmul"))
+    alike = [each.number for each in launches if each.kernel == usual.kernel]
+    for number in alike:
+        run = made.executor.kernel(name, USUAL), ()
+        launches[number] = replace(launches[number], instead=name, launch=run)
+
+    def build(kernel: Any, schedule: Schedule) -> Any:
+        return made.executor.kernel(kernel["name"].name, schedule)
+
+    level, steps = load("cpu-generic").level(), [(None, decode(1, 16))]
+    found = search_schedules(made, choices, steps, level, build=build)
+    assert found[name].gain == 0.5 and choices.find(other) == found[name]
+    assert usual.kernel not in found
+
+
 def test_a_schedule_that_is_faster_only_behind_its_own_kernel_is_not_chosen(
     compilation: Any, tmp_path: Path
 ) -> None:
