@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import inf
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from .ir.diagnostics import WeftError
 from .ir.page_formats import ASKED
 from .ir.sparse import parse_policy
+from .option_values import BadOption, check_group, one_of, parsed, read, require_number
 
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "fp8")
 KV_FORMATS = ("", "f32", "bf16", "fp8")
@@ -30,13 +29,6 @@ GPU_DEFAULTS = {"weights": "bf16", "kv_memory": 0, "max_batch": 256, "max_tokens
 """What `changed(target="cuda")` sets beside the target, unless it is told otherwise."""
 REMOTE_APIS = ("auto", "chat", "completions")
 REMOTE_DIALECTS = ("auto", "openai", "vllm", "sglang", "llama.cpp", "llama-cpp-python", "plain")
-
-
-class BadOption(WeftError):
-    """An option that is unknown or has an impossible value."""
-
-    kind = "option error"
-    template = "{problem}"
 
 
 @dataclass(frozen=True)
@@ -62,9 +54,10 @@ class RemoteOptions:
     key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        _one_of("remote_api", self.api, REMOTE_APIS)
-        _one_of("remote_dialect", self.dialect, REMOTE_DIALECTS)
-        _one_of("remote_prefill", self.prefill, ("auto", "yes", "no"))
+        check_group("remote", self)
+        one_of("remote_api", self.api, REMOTE_APIS)
+        one_of("remote_dialect", self.dialect, REMOTE_DIALECTS)
+        one_of("remote_prefill", self.prefill, ("auto", "yes", "no"))
         for name in ("concurrency", "timeout"):
             if not getattr(self, name) > 0:  # a timeout may be no number (NaN)
                 raise BadOption(problem=f"remote_{name} must be positive")
@@ -80,7 +73,7 @@ class RemoteOptions:
     @staticmethod
     def parse(texts: Mapping[str, str]) -> dict[str, Any]:
         """Return options given as text, `{"timeout": "30"}`, as `changed` wants them."""
-        return _parsed("remote", RemoteOptions, texts, {"key"})
+        return parsed("remote", RemoteOptions, texts, {"key"})
 
 
 @dataclass(frozen=True)
@@ -113,9 +106,15 @@ class OffloadOptions:
     policy: Any = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.routing, Path):
+            object.__setattr__(self, "routing", str(self.routing))
+        check_group("offload", self)
+        if isinstance(self.policy, str | Path):
+            hint = "cost_model.policy_text.parse makes one of the text that weft tune saves"
+            raise BadOption(problem=f"offload_policy is a Policy, not {self.policy!r}", hint=hint)
         if self.schedule:
-            _one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
-        _one_of("offload_page_format", self.page_format, ("", *ASKED))
+            one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
+        one_of("offload_page_format", self.page_format, ("", *ASKED))
         if self.prompt_tokens < 0:
             raise BadOption(problem="offload_prompt_tokens must be positive, or 0: unbounded")
         for name in ("micro_batches", "pages_per_expert"):
@@ -141,7 +140,7 @@ class OffloadOptions:
     @staticmethod
     def parse(texts: Mapping[str, str]) -> dict[str, Any]:
         """Return options given as text, `{"schedule": "s3"}`, as `changed` wants them."""
-        found = _parsed("offload", OffloadOptions, texts, {"policy", "host_memory"})
+        found = parsed("offload", OffloadOptions, texts, {"policy", "host_memory"})
         for name in ("offload_cpu_experts", "offload_kv_gpu"):
             if found.get(name, 0) < 0:  # -1 stands for what is left out
                 problem = f"{name} is a number from 0 on, not {found[name]:g}"
@@ -162,7 +161,7 @@ class Launch:
         """Return what RANK, WORLD_SIZE and LOCAL_RANK say; one process where they are not set."""
         env = os.environ if environment is None else environment
         named = zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), (0, 1, 0), strict=True)
-        return Launch(*(_read(name, int, env.get(name) or str(at)) for name, at in named))
+        return Launch(*(read(name, int, env.get(name) or str(at)) for name, at in named))
 
 
 @dataclass(frozen=True)
@@ -230,9 +229,9 @@ class Options:
     def _check_kinds(self) -> None:
         for item in fields(self):
             if isinstance(item.default, int | float):  # the others are checked one by one
-                _require_number(item.name, getattr(self, item.name), type(item.default))
+                require_number(item.name, getattr(self, item.name), type(item.default))
         if self.max_loss is not None:
-            _require_number("max_loss", self.max_loss, float)
+            require_number("max_loss", self.max_loss, float)
         for name, of, what in (("cache", Path, "a folder"), ("calibration", Path, "a file"),
                 ("attention", str, "a text such as 'sparse(ratio=1/16)'")):  # fmt: skip
             value = getattr(self, name)
@@ -242,12 +241,12 @@ class Options:
                 raise BadOption(problem=f"{name} is {what}, not {value!r}")
 
     def _check_values(self) -> None:
-        _one_of("weights", self.weights, WEIGHT_FORMATS)
-        _one_of("kv", self.kv, KV_FORMATS)
-        _one_of("activations", self.activations, ACTIVATION_FORMATS)
-        _one_of("tune", self.tune, TUNINGS)
-        _one_of("executor", self.executor, EXECUTORS)
-        _one_of("target", self.target, TARGETS)
+        one_of("weights", self.weights, WEIGHT_FORMATS)
+        one_of("kv", self.kv, KV_FORMATS)
+        one_of("activations", self.activations, ACTIVATION_FORMATS)
+        one_of("tune", self.tune, TUNINGS)
+        one_of("executor", self.executor, EXECUTORS)
+        one_of("target", self.target, TARGETS)
         if self.target == "cpu" and "fp8" in (self.weights, self.kv):
             hint = "weights=int8 is as small there, and kv=bf16 half of f32"
             raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)
@@ -313,10 +312,10 @@ class Options:
         env = os.environ if environment is None else environment
         cache = Path(env["WEFT_CACHE"]) if env.get("WEFT_CACHE") else None
         remote = RemoteOptions(key=env.get("OPENAI_API_KEY", "").strip())
-        threads = _read("WEFT_THREADS", int, env.get("WEFT_THREADS") or "0")
+        threads = read("WEFT_THREADS", int, env.get("WEFT_THREADS") or "0")
         if threads < 0:
             raise BadOption(problem=f"WEFT_THREADS is a number of threads, not {threads}")
-        validate = _read("WEFT_VALIDATE", bool, env.get("WEFT_VALIDATE") or "no")
+        validate = read("WEFT_VALIDATE", bool, env.get("WEFT_VALIDATE") or "no")
         tune = env.get("WEFT_TUNE") or "cached"
         return Options(cache=cache, threads=threads, tune=tune, validate=validate, remote=remote)
 
@@ -354,47 +353,3 @@ class Options:
     def thread_count(self) -> int:
         """Threads of a CPU kernel: as asked, or the cores that this process may use."""
         return self.threads or len(os.sched_getaffinity(0))
-
-
-def _require_number(name: str, value: Any, kind: type) -> None:
-    """Raise BadOption for a value of another kind than an option's: yes or no, or a number."""
-    fits = {bool: value in (False, True), int: isinstance(value, Integral), float: True}[kind]
-    if not isinstance(value, Real) or not fits or (kind is not bool and isinstance(value, bool)):
-        wants = {bool: "yes or no", int: "a whole number", float: "a number"}[kind]
-        known: dict[str, Any] = {"problem": f"{name} is {wants}, not {value!r}"}
-        if name.endswith("memory"):
-            known["hint"] = "sizes are in bytes here: 1 << 30"
-        raise BadOption(**known)
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        known = ", ".join(filter(None, choices))
-        or_empty = ", or left out" if "" in choices else ""
-        raise BadOption(problem=f"{name} must be one of {known}{or_empty}, not {value!r}")
-
-
-def _parsed(group: str, kind: type, texts: Mapping[str, str], hidden: set[str]) -> dict[str, Any]:
-    """Return a group's options read from text, under the names that `changed` takes."""
-    types = {item.name: type(item.default) for item in fields(kind) if item.name not in hidden}
-    found: dict[str, Any] = {}
-    for name, text in texts.items():
-        if name not in types:
-            hint = f"write NAME=VALUE; the names are: {', '.join(sorted(types))}"
-            raise BadOption(problem=f"there is no {group} option {name!r}", hint=hint)
-        if not text:
-            hint = f"write --{group} NAME=VALUE, or leave it out"
-            raise BadOption(problem=f"{group}_{name} has no value", hint=hint)
-        found[f"{group}_{name}"] = _read(f"{group}_{name}", types[name], text)
-    return found
-
-
-def _read(name: str, type: type, text: str) -> Any:
-    if type is bool:
-        if text.lower() not in {"yes", "no", "true", "false", "1", "0"}:
-            raise BadOption(problem=f"{name} is yes or no, not {text!r}")
-        return text.lower() in {"yes", "true", "1"}
-    try:
-        return type(text)
-    except ValueError:
-        raise BadOption(problem=f"{name} is a number, not {text!r}") from None

@@ -16,7 +16,7 @@ from ..ir.page_formats import ASKED
 from ..ir.types import DTYPE_BYTES
 from ..options import BadOption, Options
 from ..passes.graph.moe_choice import Chosen, Open, Scene, as_it_fits, choose, usual
-from ..passes.graph.moe_fit import Room, Wish, fit_policy, wish_of
+from ..passes.graph.moe_fit import Room, Wish, fit_policy
 from ..passes.graph.moe_partition import MoePartition, pipeline_shape, schedule_of
 from ..passes.manager import Context, PassRecord, run_passes
 from .attention_ways import attention_shape
@@ -110,7 +110,7 @@ class Offloading:
         if given.policy is not None:
             if not self._made_for_it(given.policy):  # the pass says what differs
                 return Chosen(given.policy)
-            return as_it_fits(given.policy, self._room(wish_of(given.policy)))
+            return as_it_fits(given.policy, self._room)
         asked = Open(given.schedule, given.micro_batches, given.cpu_experts,
                      given.pages_per_expert, given.kv_gpu)  # fmt: skip
         wish = Wish(self.options.max_batch, page_format=given.page_format or self.options.weights)
@@ -133,7 +133,9 @@ class Offloading:
 
     def _fitted(self, wish: Wish) -> Policy:
         config, known = self.checkpoint.config, self.popularity
-        order = known.experts_of if known else ()
+        each = wish.pages_per_expert
+        order = [[e * each + s for e in ranked for s in range(each)]
+                 for ranked in (known.experts_of if known else ())]  # fmt: skip
         policy = fit_policy(config.layers, config.experts, self._room(wish), wish, order)
         if not self.prompt_tokens:
             return policy
@@ -316,13 +318,15 @@ class Offloading:
                                frozenset({"fused-rope-write"}))  # fmt: skip
         sections: Any = self._lower(module, settings).sections
         page = PageShape.of(next(s.weights for s in sections if s.kind == "experts"))
+        stored = stored_shape(page, trial.page_format)
         buffers = device_buffers(sections, settings, config, True)
         kept = settings.num_pages - settings.device_pages
         return Room(
             options.gpu_memory, held_bytes(sections),
-            working_bytes(sections, settings, config, page, stored_shape(page, trial.page_format)),
+            working_bytes(sections, settings, config, page, stored),
             page.bytes, options.offload.host_memory, kept * key_page_bytes(settings, config),
             sum(b.bytes for b in buffers if b.on_host), LIBRARIES if self._on_gpu else 0,
+            stored.bytes,
         )  # fmt: skip
 
     def _pages(self) -> int:

@@ -108,7 +108,14 @@ def test_a_size_in_a_message_is_for_people():
      ({"max_batch": True}, "max_batch is a whole number, not True"),
      ({"max_loss": True}, "max_loss is a number, not True"),
      ({"max_loss": "low"}, "max_loss is a number, not 'low'"),
-     ({"prove": "off"}, "prove is yes or no, not 'off'")],
+     ({"prove": "off"}, "prove is yes or no, not 'off'"),
+     ({"offload_cpu_experts": "2"}, "offload_cpu_experts is a number, not '2'"),
+     ({"offload_host_memory": "1GiB"}, "offload_host_memory is a .*, not '1GiB'\nhint: sizes are"),
+     ({"offload_micro_batches": 2.5}, "offload_micro_batches is a whole number, not 2.5"),
+     ({"offload_schedule": None}, "offload_schedule is a text, not None"),
+     ({"offload_policy": "policy.txt"}, "offload_policy is a Policy, not 'policy.txt'\nhint:"),
+     ({"remote_timeout": "30"}, "remote_timeout is a number, not '30'"),
+     ({"remote_key": b"secret"}, "remote_key is a text, not bytes$")],
 )  # fmt: skip
 def test_an_option_of_another_kind_is_named(changes, says):
     with pytest.raises(BadOption, match=says):

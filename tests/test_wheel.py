@@ -1,5 +1,6 @@
 """The wheel holds the package `weft` and nothing else."""
 
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -8,6 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+LEFT_OUT = {"bench", "docs", "examples", "notebooks", "tests", "zoo"}
+
+
+def test_every_package_is_listed() -> None:
+    """A package that setup.py does not name is in a checkout, and not in the wheel."""
+    rooms = [file.parent for file in ROOT.glob("*/__init__.py") if file.parent.name not in LEFT_OUT]
+    folders = [file.parent for room in rooms for file in room.rglob("__init__.py")]
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    listed = runpy.run_path(str(ROOT / "setup.py"))["ROOMS"]
+    assert sorted(packages) == sorted(listed)
 
 
 @pytest.mark.slow

@@ -20,14 +20,18 @@ from ...cost_model.hrm.popularity import Popularity
 from ...cost_model.hrm.prediction import NoDiskFigures, Prediction, predict
 from ...cost_model.hrm.search import Found, refined
 from ...cost_model.hrm.shape import MoeShape, Workload
+from ...cost_model.placement import Home, Placement
 from ...cost_model.policy import Policy
 from ...ir.diagnostics import CapacityError
 from ...ir.display.units import bytes_text
 from ...ir.page_formats import WIDE
-from .moe_fit import Room, Wish, fit_policy, pages_on_gpu, wish_of
+from .moe_fit import Room, Wish, fit_policy, pages_on_gpu, wish_of, with_disk
 
 Fit = Callable[[Wish], Policy]
 """Places pages in the memory that there is; raises CapacityError."""
+
+WARMTH = (Home.RESIDENT, Home.STREAMED, Home.DISK, Home.CPU)
+"""Where a policy has the pages that are used most, and so on: the coldest are the CPU's."""
 
 USUAL = Wish(0, "cgo", 4, 0)
 """What is taken where neither the user nor a search has said anything. CGOPipe was ahead of the
@@ -106,32 +110,55 @@ class Scene:
         return Site(self.machine, gpu, host, schedule=schedule, popularity=self.popularity)
 
 
-def as_it_fits(policy: Policy, room: Room) -> Chosen:
+def as_it_fits(policy: Policy, room_of: Callable[[Wish], Room]) -> Chosen:
     """Return a given policy; with fewer resident pages, and then more experts on the CPU, where the
-    executor has less room than it was made for. Raises CapTooSmall."""
+    executor has less room on the GPU than it was made for, and with more of them on disk where host
+    memory has less. Raises CapTooSmall and HostTooSmall."""
+    room, remarks, fitted = room_of(wish_of(policy)), [], policy
     over = pages_on_gpu(policy) * room.page - room.left
-    if over <= 0:
-        return Chosen(policy, ("policy given",))
-    fitted = _with_less(policy, room)
-    fitted = replace(fitted, overlap=policy.overlap, prefill_tokens=policy.prefill_tokens)
-    remark = (
-        f"policy given, but its pages take {bytes_text(over)} more than the GPU has beside "
-        f"{bytes_text(room.working)} of activations and buffers: fewer lie there"
-    )
-    return Chosen(fitted, (remark,))
+    if over > 0:
+        fitted = _with_less(policy, room_of)
+        remarks.append(
+            f"its pages take {bytes_text(over)} more than the GPU has beside "
+            f"{bytes_text(room.working)} of activations and buffers: fewer lie there"
+        )
+    placed = tuple(with_disk(_kept_on_disk(fitted, policy), room_of(wish_of(fitted))))
+    more = sum(len(layer.disk) for layer in placed) - sum(len(x.disk) for x in policy.layers)
+    if more > 0:
+        remarks.append(f"{more} pages more come from disk: host memory holds no more")
+    fitted = replace(fitted, layers=placed, overlap=policy.overlap,
+                     prefill_tokens=policy.prefill_tokens)  # fmt: skip
+    return Chosen(fitted, (f"policy given{''.join(f', but {text}' for text in remarks)}",))
 
 
-def _with_less(policy: Policy, room: Room) -> Policy:
+def _with_less(policy: Policy, room_of: Callable[[Wish], Room]) -> Policy:
+    """Return the policy with fewer pages on the GPU: those that it has there, and away from the
+    CPU, first."""
     wish, layers, experts = wish_of(policy), len(policy.layers), policy.experts
+    order = [sorted(range(len(layer)), key=lambda page: WARMTH.index(layer.home(page)))
+             for layer in policy.layers]  # fmt: skip
     try:
-        return fit_policy(layers, experts, room, wish)
+        return fit_policy(layers, experts, room_of(wish), wish, order)
     except CapacityError:
         if policy.page_format in WIDE:
             raise
         for more in range(int(wish.cpu_experts) + 1, experts + 1):
+            wider = replace(wish, cpu_experts=more)
             with suppress(CapacityError):
-                return fit_policy(layers, experts, room, replace(wish, cpu_experts=more))
+                return fit_policy(layers, experts, room_of(wider), wider, order)
         raise
+
+
+def _kept_on_disk(fitted: Policy, policy: Policy) -> list[Placement]:
+    """Return the placements with the pages on disk that the given policy has there, unless they are
+    elsewhere than in host memory now."""
+    both = zip(fitted.layers, policy.layers, strict=True)
+    disk = Home.DISK.value
+    return [
+        Placement("".join(disk if (now, asked) == (Home.STREAMED.value, disk) else now
+                          for now, asked in zip(layer.homes, given.homes, strict=True)))
+        for layer, given in both
+    ]  # fmt: skip
 
 
 def choose(wish: Wish, asked: Open, scene: Scene, fit: Fit) -> Chosen:

@@ -47,7 +47,8 @@ class Room:
     """Bytes: what there is, and what everything but pages of experts takes.
 
     `host` 0 means as much as is wanted. `kv` are keys and values in host memory, `buffers` what
-    copies go through there. `libraries` is the GPU's memory that no tensor of ours is in.
+    copies go through there; a page takes `page` of the GPU, and `stored` of host memory (0: as
+    much). `libraries` is the GPU's memory that no tensor of ours is in.
     """
 
     gpu: int
@@ -58,6 +59,7 @@ class Room:
     kv: int = 0
     buffers: int = 0
     libraries: int = 0
+    stored: int = 0
 
     @property
     def left(self) -> int:
@@ -106,7 +108,7 @@ def fit_policy(
 ) -> Policy:
     """Return the policy that keeps most experts resident; raises CapTooSmall and HostTooSmall.
 
-    `order` lists each layer's experts, the most used first: the least used go to the CPU.
+    `order` lists each layer's pages, the most used first: the least used go to the CPU.
     """
     each = wish.pages_per_expert
     cpu = wish.cpu_pages(layers)
@@ -126,9 +128,8 @@ def fit_policy(
         for r, count, number in zip(resident, counts, cpu, strict=True)
     ]
     if order:
-        by_page = ([e * each + s for e in ranked for s in range(each)] for ranked in order)
-        homes = [_by_rank(ranks, ranked) for ranks, ranked in zip(homes, by_page, strict=True)]
-    placed = _with_disk(homes, room)
+        homes = [_by_rank(ranks, ranked) for ranks, ranked in zip(homes, order, strict=True)]
+    placed = with_disk(homes, room)
     count = min(wish.micro_batches, wish.batch)
     return Policy(
         wish.batch, -(-wish.batch // count), "gpu" if wish.schedule == "s4" else "cpu",
@@ -177,19 +178,21 @@ def _cap_too_small(counts: Sequence[int], room: Room, wish: Wish) -> CapTooSmall
     )  # fmt: skip
 
 
-def _with_disk(homes: list[Placement], room: Room) -> list[Placement]:
-    """Return placements whose pages beyond host memory come from disk, last layers first."""
+def with_disk(homes: Sequence[Placement], room: Room) -> list[Placement]:
+    """Return placements whose pages beyond host memory come from disk, last layers first; raises
+    HostTooSmall."""
     if not room.host:
-        return homes
-    cpu = sum(len(layer.cpu) for layer in homes) * room.page
-    relay = 3 * room.page
+        return list(homes)
+    page = room.stored or room.page
+    cpu = sum(len(layer.cpu) for layer in homes) * page
+    relay = 3 * page
     left = room.host - room.kv - room.buffers - relay - cpu
     if left < 0:
         raise HostTooSmall(
             **sizes(host=room.host, over=-left, kv=room.kv, cpu=cpu, rest=room.buffers + relay),
             least=least_size(room.host - left),
         )  # fmt: skip
-    kept = left // room.page
+    kept = left // page
     placed = []
     for layer in homes:
         letters = list(layer.homes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ from weft.cost_model.policy import Policy
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import CapacityError
 from weft.options import BadOption, Options
-from weft.passes.graph.moe_choice import usual
-from weft.passes.graph.moe_fit import Wish, pages_on_gpu, wish_of
+from weft.passes.graph.moe_choice import as_it_fits, usual
+from weft.passes.graph.moe_fit import HostTooSmall, Room, Wish, pages_on_gpu, wish_of
 from weft.passes.graph.moe_partition import PolicyMismatch
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -138,3 +139,57 @@ def test_numbers_that_a_model_or_a_step_does_not_have() -> None:
 def test_what_does_not_fit_whatever_is_chosen_says_what_is_missing() -> None:
     with pytest.raises(CapacityError, match="too few"):
         _ = made(gpu_memory=2 * MIB).policy
+
+
+def _given(*homes: str, ring: int = 12, schedule: str = "cgo") -> Policy:
+    layers = tuple(map(Placement, homes))
+    return Policy(8, 2, "cpu", layers, 8, 1, ring, schedule=schedule, page_format="f32")
+
+
+ROOM = Room(gpu=100, weights=20, working=10, page=5)
+"""Fourteen pages on the GPU."""
+
+
+def test_a_given_policy_keeps_to_the_bound_of_host_memory() -> None:
+    policy = _given("rrssssss", "rrssssss")
+    roomy = replace(ROOM, gpu=200)
+    assert as_it_fits(policy, lambda wish: roomy).policy == policy
+    found = as_it_fits(policy, lambda wish: replace(roomy, host=62, kv=20, buffers=2))
+    assert [layer.homes for layer in found.policy.layers] == ["rrsssssd", "rrdddddd"]
+    assert found.remarks == (
+        "policy given, but 7 pages more come from disk: host memory holds no more",
+    )
+    with pytest.raises(HostTooSmall, match=r"1 B of host memory are 36 B too few"):
+        as_it_fits(policy, lambda wish: replace(roomy, host=1, kv=20, buffers=2))
+
+
+def test_what_does_not_fit_leaves_the_cpu_and_the_disk_what_they_had() -> None:
+    policy = _given("csrrrrdc", "dcrrrrsc", "rrrrcscd", ring=4)
+    found = as_it_fits(policy, lambda wish: replace(ROOM, gpu=105)).policy
+    assert [layer.homes for layer in found.layers] == ["csrrrsdc", "dcrrrssc", "rrrscscd"]
+
+
+def test_more_experts_of_the_cpu_are_fitted_in_the_room_that_they_leave() -> None:
+    """Their rows take memory of the GPU, too."""
+    policy, asked = _given("ssssssss", "ssssssss", ring=16), []
+
+    def room_of(wish: Wish) -> Room:
+        asked.append(wish.cpu_experts)
+        return replace(ROOM, working=10 + (20 if wish.cpu_experts else 0))
+
+    found = as_it_fits(policy, room_of).policy
+    assert pages_on_gpu(found) * ROOM.page <= ROOM.left - 20
+    assert len(found.layers[0].cpu) == 3 and asked[0] == 0 and 3 in asked
+
+
+def test_pages_of_twelve_bits_take_less_of_host_memory() -> None:
+    """Those of the GPU are wide: more of them are there than come from disk."""
+    offloading = made(
+        gpu_memory=16 * MIB, weights="bf16", offload_page_format="bf12", offload_schedule="ring",
+        offload_micro_batches=4, offload_cpu_experts=0, offload_host_memory=12 * MIB,
+    )  # fmt: skip
+    room = offloading._room(wish_of(offloading.policy))
+    assert 0.75 <= room.stored / room.page < 0.77
+    streamed = sum(len(layer.streamed) for layer in offloading.policy.layers)
+    room_for = room.host - room.kv - room.buffers - 3 * room.stored
+    assert streamed == room_for // room.stored > room_for // room.page
