@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.diagnostics import WeftError, reason
+from ..ir.numbers import is_number
 from .hardware import Hardware, Level, Link, Memory, Rate
 from .json_text import value_of
 
@@ -131,7 +132,7 @@ class _Reader:
 
     def positive(self) -> float:
         value = self.value
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = is_number(value)
         if not number or not 0 < value <= sys.float_info.max:
             raise self.fail(f"expected a positive number, found {value!r:.60}")
         return float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..ir.numbers import is_int
 from ..ir.page_formats import PAGE_FORMATS
 from .placement import PolicyError
 
@@ -52,7 +53,7 @@ def _check_keys(policy: Policy) -> None:
 
 
 def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_int(value) or value < least:
         raise PolicyError(
             where=name, problem=f"expected a whole number of at least {least}, found {value!r}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..ir.numbers import is_int
 from ..ir.sparse import BadPolicy, parse_policy
 from ..ir.types import FLOAT, list_of
 from . import ast
@@ -34,8 +35,7 @@ def _check_who(statement: ast.With) -> None:
         raise WrongOption(name=f"with {kind}", problem=problem, span=statement.span)
     if value is UNKNOWN:
         raise NotConstant(place=f"with {kind}", span=statement.value.span)
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    fine = is_int if kind == "priority" else isinstance(value, str) and bool(value)
+    fine = is_int(value) if kind == "priority" else isinstance(value, str) and bool(value)
     if not fine:
         problem = "is a whole number" if kind == "priority" else "is a name in quotes"
         raise WrongOption(name=f"with {kind}", problem=problem, span=statement.value.span)

@@ -9,6 +9,7 @@ from typing import Any
 from ..ir.core import Term
 from ..ir.diagnostics import WeftError, WeftNameError, WeftTypeError
 from ..ir.gen_options import pattern_problem
+from ..ir.numbers import is_int
 from ..ir.types import ANY, GENERATED, choice, int_range, list_of, record, regex
 from . import ast
 from .check_errors import InvalidPattern
@@ -157,7 +158,7 @@ def _choice(type: ast.Type) -> Term:
 
 def _range(type: ast.Type) -> Term:
     low, high = type.arguments if len(type.arguments) == 2 else (None, None)
-    fine = all(isinstance(end, int) and not isinstance(end, bool) for end in (low, high))
+    fine = all(map(is_int, (low, high)))
     _expect(type, fine, "an int range has two ends: int(1..10)")
     _expect(type, low <= high, f"the range {low}..{high} holds no number")  # type: ignore[operator]
     return int_range(low, high)  # type: ignore[arg-type]

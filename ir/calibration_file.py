@@ -27,6 +27,7 @@ from .attention_calibration import (
 )
 from .diagnostics import reason
 from .model import ModelConfig
+from .numbers import is_int
 from .whole_file import write_whole
 
 FORMAT = "weft attention calibration 1"
@@ -95,7 +96,7 @@ def _read_own(raw: dict[str, Any], file: str) -> AttentionCalibration:
         raise BadCalibration(file=file, problem=problem)
     shape = {name: raw.get(name) for name in ("heads", "kv_heads", "head_dim")}
     for name, value in shape.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_int(value) or value < 1:
             raise BadCalibration(file=file, problem=f"{name} is {value!r}, not a size")
     try:
         provenance = _provenance_of_json(raw["provenance"])

@@ -9,6 +9,7 @@ from typing import Any
 from .core import Operation, thaw
 from .diagnostics import RunError
 from .display.units import counted
+from .numbers import is_int, is_number
 from .source import Span
 from .values import ErrorValue, ToolFailed, format_value, kind_of
 
@@ -102,16 +103,12 @@ def _binary(operation: Operation, operands: Sequence[Any]) -> Any:
     if op == "+" and type(left) is type(right) and type(left) in _JOINED:
         _check_size(len(left) + len(right))
         return left + right
-    if op in _ARITHMETIC and not (_is_number(left) and _is_number(right)):
+    if op in _ARITHMETIC and not (is_number(left) and is_number(right)):
         _check_together(op, left, right)
     return _bounded(_BINARY[op](left, right))
 
 
 _JOINED = frozenset({str, list})
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_together(op: str, left: Any, right: Any) -> None:
@@ -120,7 +117,7 @@ def _check_together(op: str, left: Any, right: Any) -> None:
     Only a schema's value can be of such a kind: of the others types are known.
     """
     for text, times in ((left, right), (right, left)):
-        if op == "*" and isinstance(text, str) and _is_number(times):
+        if op == "*" and isinstance(text, str) and is_int(times):
             return _check_size(len(text) * times)
         if op == "+" and any(isinstance(left, T) and isinstance(right, T) for T in (str, list)):
             return

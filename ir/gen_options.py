@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from .core import Term
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+from .numbers import is_finite, is_int
 
 
 def _is_stop(value: Any) -> bool:
@@ -41,14 +33,14 @@ def pattern_problem(source: str) -> str:
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "max_tokens": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
-    "max_items": (lambda v: _is_int(v) and v > 0, "is a number of elements, at least 1"),
+    "max_tokens": (lambda v: is_int(v) and v > 0, "is a number of tokens, at least 1"),
+    "max_items": (lambda v: is_int(v) and v > 0, "is a number of elements, at least 1"),
     "stop": (_is_stop, 'is a string, a list of strings, or regex "...", and fits no empty text'),
-    "temperature": (lambda v: _is_number(v) and v >= 0, "is a number, at least 0"),
-    "top_p": (lambda v: _is_number(v) and 0 < v <= 1, "is a number above 0, at most 1"),
-    "min_p": (lambda v: _is_number(v) and 0 <= v <= 1, "is a number from 0 to 1"),
-    "top_k": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
-    "seed": (lambda v: _is_int(v) and v >= 0, "is a whole number, at least 0"),
+    "temperature": (lambda v: is_finite(v) and v >= 0, "is a number, at least 0"),
+    "top_p": (lambda v: is_finite(v) and 0 < v <= 1, "is a number above 0, at most 1"),
+    "min_p": (lambda v: is_finite(v) and 0 <= v <= 1, "is a number from 0 to 1"),
+    "top_k": (lambda v: is_int(v) and v > 0, "is a number of tokens, at least 1"),
+    "seed": (lambda v: is_int(v) and v >= 0, "is a whole number, at least 0"),
     "logprobs": (lambda v: isinstance(v, bool), "is true or false"),
 }
 """Of each option: whether a value fits, and what it is."""

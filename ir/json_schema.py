@@ -6,9 +6,10 @@ value. What a keyword means is read elsewhere: as tables in `automaton_schema`, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from .numbers import is_finite
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
@@ -82,22 +83,11 @@ def _plain(right: Callable[[Any], bool], what: str) -> Callable[[Any, str], Iter
     return check
 
 
-def _is_number(given: Any) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and _is_finite(given)
-
-
-def _is_finite(given: int | float) -> bool:
-    try:
-        return math.isfinite(given)
-    except OverflowError:  # an int beyond any float: a bound of that size is a mistake
-        return False
-
-
 _COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties",
                      "maxProperties", "minContains", "maxContains"})  # fmt: skip
 
-_count = _plain(lambda n: _is_number(n) and n >= 0 and n == int(n), "a whole number, 0 or more")
-_number = _plain(_is_number, "a number")
+_count = _plain(lambda n: is_finite(n) and n >= 0 and n == int(n), "a whole number, 0 or more")
+_number = _plain(is_finite, "a number")
 _text = _plain(lambda text: isinstance(text, str), "a string")
 _names = _plain(
     lambda names: isinstance(names, list) and all(isinstance(name, str) for name in names),
@@ -116,5 +106,5 @@ _KEYWORDS: dict[str, Callable[[Any, str], Iterator[str]]] = {
     "enum": _plain(lambda values: isinstance(values, list) and bool(values),
                    "a list of values, at least one"),
     "required": _names,
-    "multipleOf": _plain(lambda n: _is_number(n) and n > 0, "a number above 0"),
+    "multipleOf": _plain(lambda n: is_finite(n) and n > 0, "a number above 0"),
 }  # fmt: skip

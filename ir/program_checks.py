@@ -8,6 +8,7 @@ from typing import Any
 from . import region_checks
 from .core import Operation, Region, Term
 from .gen_options import RULES
+from .numbers import is_int
 from .region_checks import leaves, returns
 from .types import GENERATED, STREAM, base
 
@@ -74,7 +75,7 @@ def role(operation: Operation) -> str | None:
 def while_loop(operation: Operation) -> str | None:
     """Check that a loop is bounded, and what it carries."""
     bound: Any = operation["limit"]
-    if not isinstance(bound, int) or isinstance(bound, bool) or bound < 0:
+    if not is_int(bound) or bound < 0:
         return f"its limit is a number of rounds, not {bound!r}"
     return region_checks.while_loop(operation)
 

@@ -9,6 +9,7 @@ from typing import Any
 from ...ir.core import Operation, Symbol, Value, freeze, make, thaw
 from ...ir.diagnostics import RunError
 from ...ir.evaluate import evaluate
+from ...ir.numbers import is_int
 from ...ir.program import EFFECTS, VALUE_NAMES
 from ...ir.source import Span
 from ...ir.types import STR
@@ -209,7 +210,7 @@ def _field(knowledge: Knowledge, operation: Operation) -> Operation | Value:
 def _index(knowledge: Knowledge, operation: Operation) -> Operation | Value:
     items, index = operation.operands
     made, at = knowledge.maker(items, "program.list"), knowledge.of(index)
-    if made is None or not isinstance(at, int) or isinstance(at, bool):
+    if made is None or not is_int(at):
         return operation
     inside = -len(made.operands) <= at < len(made.operands)
     return made.operands[at] if inside else operation

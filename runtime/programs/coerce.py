@@ -10,6 +10,7 @@ from typing import Any
 
 from ...ir.core import Operation, Term
 from ...ir.evaluate import LARGEST_BITS
+from ...ir.numbers import is_number
 from ...ir.types import written
 from ...ir.values import kind_of
 
@@ -61,7 +62,7 @@ def _inside(place: str, type: Any, records: Mapping[str, Operation], value: Any)
 
 
 def _scalar(type: Term, value: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = is_number(value)
     match type.name:
         case "any" | "schema":
             _encodable(*_texts(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...ir.numbers import is_number
 from .events import Listener, PartialValue, Path, TextPiece
 
 NOTHING = object()
@@ -140,5 +141,5 @@ def _scalar(text: str) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text)
     except ValueError:
         return NOTHING, 0
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (NOTHING, 0) if number and text[end : end + 1] not in _AFTER_NUMBER else (value, end)
+    may_go_on = is_number(value) and text[end : end + 1] not in _AFTER_NUMBER
+    return (NOTHING, 0) if may_go_on else (value, end)

@@ -142,6 +142,7 @@ BROKEN = {
             ('type = int, max_tokens = "4"', "max_tokens is a number of tokens"),
             ("type = int, max_tokens = 0", "not 0"),
             ("type = int, max_tokens = 4, temperature = nan", "temperature is a number"),
+            (f"type = int, max_tokens = 4, top_p = 1{400 * '0'}", "top_p is a number"),
             ("type = int<9>, max_tokens = 4", "int<9> is no type that a model can say"),
             ("type = list<int<9, 1>>, max_tokens = 4", "is no type that a model can say"),
             ("type = str, max_tokens = 4", "it says str, and binds int"),

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ....ir.core import Operation, Region
+from ....ir.numbers import is_int
 from ...manager import Context
 
 _CALLS = frozenset({"program.gen", "program.select", "program.score"})
@@ -86,7 +87,7 @@ class _Counts:
 
     def _width(self, constant: Operation) -> None:
         value: Any = constant.attribute("value")
-        if isinstance(value, int) and not isinstance(value, bool):
+        if is_int(value):
             self._widths[constant.result.name] = value
         elif isinstance(value, tuple):
             self._widths[constant.result.name] = len(value)
