@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .documents.goals import missed_table
-from .documents.offload import OFFLOAD_TABLES
+from .documents.offload import OFFLOAD_TABLES, measured_at
 from .documents.prose import QUOTED, quote
 from .documents.sparse import SPARSE_TABLES
 
@@ -310,8 +310,9 @@ def table(name: str, folder: Path = RESULTS) -> str:
         return "\n".join(missed_table(records)) + "\n"
     if name in OFFLOAD_TABLES:
         record = records["moe_offload"]
-        source = _source(record["sections"].get(name), "moe_offload")
-        return "\n".join([*OFFLOAD_TABLES[name](record["figures"]), "", source]) + "\n"
+        found = [*dict.fromkeys(_source(each, "moe_offload") for each in measured_at(name, record))]
+        notes = found if len(found) == 1 else _numbered(found)
+        return "\n".join([*OFFLOAD_TABLES[name](record["figures"]), "", *notes]) + "\n"
     if name in SPARSE_TABLES:
         record, (rows_of, sections) = records["sparse_attention"], SPARSE_TABLES[name]
         made = [_source(record["sections"][section], "sparse_attention") for section in sections]

@@ -117,8 +117,9 @@ def measure(bench: Bench, names: list[str], keep: Keep = lambda figures, name: N
 def whole(bench: Bench, figures: Figures) -> Figures:
     """Return figures with every key that there must be."""
     missing = {key: None for key in KEYS if key not in figures}
-    runs = [{"setting": found.setting.name, "tokens_per_s": found.decode_rate,
-             "step_ms": 1e3 * found.step, "prefill_s": found.prefill}
+    runs = [{"setting": found.setting.name, "model": found.setting.model,
+             "tokens_per_s": found.decode_rate, "step_ms": 1e3 * found.step,
+             "prefill_s": found.prefill}
             for found in bench.done.values()]  # fmt: skip
     return {**missing, **figures, "measured": runs, "why": bench.why, "tiny": bench.tiny}
 
@@ -170,6 +171,9 @@ def main() -> None:
     with Ballast(bench.base.gpu_memory) as ballast:
         say(f"GPU memory left by the ballast: {ballast.left / GIB:.2f} GiB")
         figures = measure(bench, options.only or list(SECTIONS), keep)
+    for name, value in figures.items():
+        if isinstance(value, int | float | str):
+            say(f"{name}: {value}")
     if options.json:
         print(json.dumps(figures))
 

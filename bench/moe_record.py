@@ -37,19 +37,27 @@ def keeper(path: Path | None, commit: str) -> Keep:
 def record(figures: Figures, names: list[str], source: Figures, path: Path) -> None:
     """Merge figures into a file; each section keeps where and when it was measured (`source`).
 
-    What was not measured leaves what is known: null figures, runs of other settings.
+    What was not measured leaves what is known: null figures, runs of other settings, and variants,
+    each of which keeps a source of its own.
     """
     known = json.loads(path.read_text()) if path.exists() else {"figures": {}, "sections": {}}
     old = known["figures"]
-    runs = {run["setting"]: run for run in (*old.get("measured", ()), *figures["measured"])}
+    runs = {(run["setting"], run.get("model")): run
+            for run in (*old.get("measured", ()), *figures["measured"])}  # fmt: skip
     answered = {*names, *(key for key, value in figures.items() if value is not None)}
     why = {key: text for key, text in old.get("why", {}).items() if key not in answered}
     found = {key: value for key, value in figures.items() if value is not None or key not in old}
     found |= {"measured": list(runs.values()), "why": why | figures["why"]}
     if "variants" in figures:
-        found["variants"] = old.get("variants", {}) | figures["variants"]
+        before = _of(old.get("variants", {}), known["sections"].get("variants"))
+        found["variants"] = before | _of(figures["variants"], source)
     sections = known["sections"] | dict.fromkeys(names, source)
     path.write_text(json.dumps({"figures": old | found, "sections": sections}, indent=1) + "\n")
+
+
+def _of(rows: Figures, source: Figures | None) -> Figures:
+    """Return rows that say where they were measured: as they do, else here."""
+    return {name: {"source": source, **row} for name, row in rows.items()}
 
 
 def merge(file: Path, path: Path = RESULTS) -> list[str]:

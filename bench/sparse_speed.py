@@ -249,7 +249,11 @@ def main(arguments: list[str] | None = None) -> Figures:
             compile_sections(options.only, Path(folder))
         for section in options.only:
             print(section, flush=True)
-            figures |= SECTIONS[section](Path(folder), options.tiny)
+            found = SECTIONS[section](Path(folder), options.tiny)
+            for name, value in found.items():
+                if isinstance(value, float):
+                    print(f"  {name}: {value:.4g}", flush=True)
+            figures |= found
             if options.record and not options.tiny:
                 from weft.bench.gpu_kernels import record
 

@@ -60,6 +60,14 @@ def disk(figures: dict[str, Any]) -> Rows:
     yield f"| {name} | {pages} | {host} | {rates} | {row['bytes_per_s'] / 1e9:.1f} GB/s |"
 
 
+def measured_at(name: str, record: dict[str, Any]) -> list[Any]:
+    """Return where a table's figures were measured (None: they were not): each variant by itself,
+    where it says so."""
+    section = record["sections"].get(name)
+    rows = record["figures"].get("variants", {}) if name == "variants" else {}
+    return [row.get("source", section) for row in rows.values()] or [section]
+
+
 OFFLOAD_TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "host_memory": host_memory,
     "variants": variants,

@@ -136,7 +136,14 @@ Table = Callable[[Mapping[str, Any]], list[str]]
 SPARSE_TABLES: dict[str, tuple[Table, tuple[str, ...]]] = {
     "sparse_tradeoff": (
         tradeoff,
-        ("perplexity tiny-moe", "retrieval tiny-moe", "speed policies", "speed operation"),
+        (
+            "perplexity tiny-dense",
+            "perplexity tiny-moe",
+            "retrieval tiny-dense",
+            "retrieval tiny-moe",
+            "speed policies",
+            "speed operation",
+        ),
     ),
     "sparse_perplexity": (
         perplexity,

@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from weft.bench.document import DOCUMENTS, LINES, RESULTS, ROOT, TABLES, read_records, update
+from weft.bench.document import DOCUMENTS, LINES, RESULTS, ROOT, TABLES, read_records, table, update
 from weft.bench.documents.goals import GOALS, missed_table
 from weft.bench.documents.prose import QUOTED, quote
 from weft.bench.documents.sparse import KINDS
@@ -57,6 +57,18 @@ def test_a_new_record_of_sparse_attention_makes_its_page_stale(tmp_path):
     row = next(line for line in made.splitlines() if "1/16, channels=32, tail=mean)` | +50" in line)
     assert row.endswith("| 100 | 10.0 x | not recorded |")
     assert "tail=mean)` | " in made and made.count("not measured | not measured") >= 1
+
+
+def test_a_variant_measured_by_itself_says_so_and_leaves_the_others_their_date(tmp_path):
+    for file in RESULTS.glob("*.json"):
+        shutil.copy(file, tmp_path)
+    record = json.loads((tmp_path / "moe_offload.json").read_text())
+    old = record["sections"]["variants"]
+    record["figures"]["variants"]["bf12 pages"]["source"] = {**old, "commit": "abcdef0"}
+    (tmp_path / "moe_offload.json").write_text(json.dumps(record))
+    made = table("variants", tmp_path)
+    assert f"1. NVIDIA H200; commit {old['commit']}," in made and "2. NVIDIA H200; " in made
+    assert made.count("commit abcdef0") == 1
 
 
 @pytest.mark.parametrize("name", QUOTED)

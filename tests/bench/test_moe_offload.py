@@ -204,3 +204,19 @@ def test_a_section_measured_anew_leaves_the_others(tmp_path):
     again = tmp_path / "again.json"
     assert merge(file, again) == ["schedules", "bound"]
     assert json.loads(again.read_text()) == found
+
+
+def test_runs_of_other_models_and_variants_measured_anew_replace_no_others(tmp_path):
+    file, run = tmp_path / "figures.json", {"setting": "a", "step_ms": 2.0}
+    rows = {"zipf": {"tokens_per_s": 1.0}, "int8": {"tokens_per_s": 2.0}}
+    small, large = {**run, "model": "16 layers"}, {**run, "model": "32 layers"}
+    record({"variants": rows, "measured": [small], "why": {}}, ["variants"], {"commit": "1"}, file)
+    again = {"int8": {"tokens_per_s": 3.0}}
+    record({"variants": again, "measured": [large], "why": {}}, ["variants"], {"commit": "2"}, file)
+    found = json.loads(file.read_text())["figures"]
+    assert found["measured"] == [small, large]
+    assert found["variants"]["zipf"] == {"source": {"commit": "1"}, "tokens_per_s": 1.0}
+    assert found["variants"]["int8"] == {"source": {"commit": "2"}, "tokens_per_s": 3.0}
+    assert merge(file, tmp_path / "again.json") == ["variants"]
+    merged = json.loads((tmp_path / "again.json").read_text())["figures"]
+    assert merged["variants"] == found["variants"]
