@@ -232,7 +232,7 @@ class Meaning:
             end, terms = self._run(taken, (), frame, events)
             return terms if end == "yield" else _Ended(end, terms)
         traces = tuple(self._region(region, (), frame) for region in operation.regions)
-        exits = [trace.end in {"return", "leave"} for trace in traces]
+        exits = [trace.end != "yield" for trace in traces]
         if any(exits) or any(trace.events for trace in traces):
             self._add(events, Event("if", "", operands, (), _without_yields(traces)))
         if all(exits):

@@ -146,6 +146,32 @@ def test_what_stays_may_begin_like_what_is_dropped():
     assert problems("drop-dead", dropped.before, rewrite(dropped.before, without))
 
 
+RETURNS = """
+program main(arg: str) -> str:
+    if len(arg) > 5:
+        let kept = arg
+        if arg == "b":
+            let other = arg
+        elif arg == "c":
+            return "c"
+        else:
+            return "d"
+        let last = arg[0]
+    return "e"
+"""
+
+
+def test_an_if_whose_ways_all_return_may_stand_in_another():
+    file = parse_text(RETURNS)
+    check(file)
+    _, records = run_passes(PROGRAM_PASSES, lower(file), a_context())
+    for record in records:
+        assert problems(record.name, record.before, record.after) == []
+    _, dropped = next((r.before, r.after) for r in records if r.name == "drop-dead" and r.changed)
+    turned = rewrite(dropped, once(PROGRAM_FAULTS["a condition turned"]))
+    assert problems("drop-dead", dropped, turned)
+
+
 def test_a_dropped_gen_or_tool_is_caught():
     before, _ = STAGES["drop-dead"]
 
