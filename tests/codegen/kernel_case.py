@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Operation
 
 
@@ -21,6 +22,12 @@ class Case:
     def position(self, name: str) -> int:
         names = [value.name for value in self.kernel.regions[0].arguments]
         return names.index(name)
+
+
+def interpreted(kernel: Operation, arguments: list[Any]) -> list[Any]:
+    """Return the arguments as they are after a kernel ran, by its meaning."""
+    run_kernel(kernel, *arguments)
+    return arguments
 
 
 def poison(*shape: int, dtype: str = "f4") -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
-from weft.codegen.meaning.reference import run_kernel
 from weft.codegen.triton.emit import emit
 from weft.ir.core import Module, walk
 from weft.ir.parser import parse_module
@@ -20,6 +19,7 @@ from weft.passes.tile.attention.join import MOST_FEW, attention_merge, merge_of_
 from weft.passes.tile.attention.parts import ALL, Parts, attention_parts
 from weft.passes.tile.attention.ways import launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
+from weft.tests.codegen.kernel_case import interpreted
 from weft.tests.codegen.parts_cases import (
     GROUPS,
     QUERIES,
@@ -32,11 +32,6 @@ from weft.tests.codegen.parts_cases import (
     tree,
 )
 from weft.tests.each_time import each_time
-
-
-def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
-    run_kernel(kernel, *given)
-    return given
 
 
 @pytest.mark.parametrize("shape", each_time(SHAPES, "bf16", "odd_group", "window"))

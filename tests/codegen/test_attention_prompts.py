@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
-from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
@@ -17,6 +16,7 @@ from weft.passes.tile.attention.prompts import LISTS
 from weft.passes.tile.attention.ways import prompts, variants
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.prompt_tiles import PromptTiles, prompt_tiles
+from weft.tests.codegen.kernel_case import interpreted
 from weft.tests.codegen.parts_cases import (
     GROUPS,
     QUERIES,
@@ -33,11 +33,6 @@ from weft.tests.codegen.parts_cases import (
 TILED = {name: shape for name, shape in SHAPES.items() if shape.many and not shape.window}
 each_shape = pytest.mark.parametrize("shape", TILED.values(), ids=TILED)
 each_tree = pytest.mark.parametrize("groups", GROUPS)
-
-
-def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
-    run_kernel(kernel, *given)
-    return given
 
 
 def launched(run: Any, shape: Parts, case: Tree, tiles: PromptTiles) -> np.ndarray:

@@ -33,6 +33,7 @@ from weft.passes.tile.attention.ways import (
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.runtime.attention.prompt_tiles import prompt_tiles
 from weft.tests.codegen.gluon_machine import AllWait, run_gluon
+from weft.tests.codegen.kernel_case import interpreted
 from weft.tests.codegen.parts_cases import (
     Tree,
     expected,
@@ -42,7 +43,6 @@ from weft.tests.codegen.parts_cases import (
     tolerance,
     tree,
 )
-from weft.tests.codegen.test_attention_parts import interpreted
 from weft.tests.codegen.test_attention_prompts import check
 
 Run = Callable[..., list[Any]]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.codegen.bounds.prove import prove_bounds
-from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
@@ -27,6 +26,7 @@ from weft.passes.tile.attention.ways import (
 )
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.ways import singles
+from weft.tests.codegen.kernel_case import interpreted
 from weft.tests.codegen.parts_cases import (
     SHAPES,
     Tree,
@@ -50,11 +50,6 @@ TREES = [(5, [3, 17, 1, 4, 9, 2, 30]), (2, [5, 40, 8, 1, 3, 7, 2]), (0, [12])]
 
 def kernels(shape: Parts) -> list[Any]:
     return [attention_parts(replace(shape, items=MANY)), grouped(shape)]
-
-
-def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
-    run_kernel(kernel, *given)
-    return given
 
 
 def shared(shape: Parts, seed: int = 0) -> Tree:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
-from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
@@ -23,6 +22,7 @@ from weft.passes.tile.sparse.key_cache import (
     place,
     rows,
 )
+from weft.tests.codegen.kernel_case import interpreted
 
 SHAPES = {
     "table": KeyCache(2, 4, 4, keys=4),
@@ -152,11 +152,6 @@ def steps(run: Any, shape: KeyCache, seed: int, count: int, guesses: bool = True
         cache.bring(ahead=False)
         cache.check(table, wanted)
     return cache
-
-
-def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
-    run_kernel(kernel, *given)
-    return given
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

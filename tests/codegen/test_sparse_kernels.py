@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
-from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.sparse import SparsePolicy
 from weft.ir.verifier import verify
 from weft.passes.tile.attention.paged import decode
+from weft.tests.codegen.kernel_case import interpreted
 from weft.tests.codegen.sparse_cases import (
     LENGTHS,
     SHAPES,
@@ -29,11 +29,6 @@ from weft.tests.each_time import each_time
 
 INTERPRETED = ("top_p", "tail", "k", "i4", "threshold", "pages", "tail_pages")
 MEANT = ("k", "i4", "capped", "pages_top_p", "threshold", "tail_pages", "tail_parts")
-
-
-def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
-    run_kernel(kernel, *given)
-    return given
 
 
 @pytest.mark.parametrize("shape", each_time(SHAPES, "i4", "capped", "pages_top_p", "tail_parts"))

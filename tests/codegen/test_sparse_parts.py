@@ -10,7 +10,6 @@ import pytest
 import torch
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.codegen.meaning.arrays import narrow, widen
-from weft.codegen.meaning.reference import run_kernel
 from weft.ir.sparse import MOST_PARTS, SparsePolicy
 from weft.passes.tile.attention.join import attention_merge
 from weft.passes.tile.attention.parts import FEW, attention_parts
@@ -23,6 +22,7 @@ from weft.passes.tile.sparse.sparse_parts import SparseParts, sparse_parts
 from weft.runtime.attention.plan import Rates
 from weft.runtime.attention.sparse_lists import SparseLists, SparseRows
 from weft.runtime.execution.sparse_decode import SparseDecode
+from weft.tests.codegen.kernel_case import interpreted
 from weft.tests.codegen.parts_cases import planner_shape, tree
 
 LATER = ("held", "token", "slots", "page", "tail", "tail_page", "tail_words", "tail_slots")
@@ -241,11 +241,6 @@ def expected(
                     total, summed = total + weight, summed + weight * mean
                 wanted[row, head] = summed / total
     return wanted.reshape(len(q), -1)
-
-
-def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
-    run_kernel(kernel, *given)
-    return given
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from weft.codegen.bounds.proofs import ensure_proven
-from weft.codegen.meaning.reference import run_kernel
 from weft.passes.tile.products.twelve_bits import kernels, put_rare, widen
 from weft.runtime.offload.pages import PageShape, Part
 from weft.runtime.offload.twelve_bits import by_kernels, pack, twelve_bit_shape
+from weft.tests.codegen.kernel_case import interpreted
 
 
 def packed_page() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -26,11 +26,6 @@ def test_they_bring_every_number_back(by: str, triton_interpreter) -> None:
 @pytest.mark.gpu
 def test_gpu(gpu) -> None:
     check(gpu)
-
-
-def interpreted(kernel, given: list) -> list:
-    run_kernel(kernel, *given)
-    return given
 
 
 def check(run) -> None:

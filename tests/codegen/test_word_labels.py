@@ -28,6 +28,7 @@ from weft.passes.tile.selection.word_labels import (
 from weft.passes.tile.selection.word_scores import word_scores
 from weft.passes.tile.sparse.word_selection import word_selection
 from weft.tests.codegen import word_label_cases
+from weft.tests.codegen.kernel_case import interpreted
 from weft.tests.codegen.word_label_cases import (
     HEADS,
     LENGTHS,
@@ -40,7 +41,6 @@ from weft.tests.codegen.word_label_cases import (
     case_of,
     exact_scores,
     exact_steps,
-    interpreted,
     run_all,
     worth,
 )

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from weft.codegen.meaning.reference import run_kernel
 from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS, MOST_SHARES, SHARERS
@@ -25,6 +24,7 @@ from weft.passes.tile.selection.step_counts import step_counts
 from weft.passes.tile.selection.word_labels import STEPS, WordScores, label_words, word_write
 from weft.passes.tile.selection.word_scores import word_scores
 from weft.runtime.attention.label_groups import group_arrays, label_groups
+from weft.tests.codegen.kernel_case import interpreted
 
 HEADS, SINKS, RECENT, PAGE = 4, 2, 5, 4
 LENGTHS = [0, 40, 21, 97, 8]
@@ -33,11 +33,6 @@ SHARED = {1: {3: 7}, 2: {3: 5}}
 """How many first pages a row has of another."""
 WANTED = [0, 14, 8, 30, 8]
 Run = Callable[[Operation, list[Any]], list[Any]]
-
-
-def interpreted(kernel: Operation, arguments: list[Any]) -> list[Any]:
-    run_kernel(kernel, *arguments)
-    return arguments
 
 
 @dataclass
