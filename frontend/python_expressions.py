@@ -12,11 +12,11 @@ from ..ir.source import Source, Span
 from . import ast
 from .builder import negative
 from .python_mends import refused
-from .python_source import NotInPython, span_of
+from .python_source import DEEP_HINT, DEEPEST, NotInPython, span_of
 from .python_tools import Tool
 from .python_types import TypeReader, last_name
 from .signatures import BUILTINS
-from .syntax_errors import ChainedComparison
+from .syntax_errors import ChainedComparison, TooDeep
 
 _OPERATORS: dict[type[python.AST], str] = {
     python.Add: "+", python.Sub: "-", python.Mult: "*", python.Div: "/", python.FloorDiv: "//",
@@ -229,6 +229,8 @@ def _captured(value: Any, span: Span, inside: tuple[int, ...] = ()) -> ast.Expre
         return ast.Text((value,) if value else (), span=span)
     if value is None or isinstance(value, bool | int | float):
         return ast.Literal(value, span=span)
+    if len(inside) > DEEPEST:
+        raise TooDeep(hint=DEEP_HINT, span=span)
     if isinstance(value, list | tuple) and id(value) not in inside:
         within = (*inside, id(value))
         items = [item for one in value if (item := _captured(one, span, within)) is not None]

@@ -14,7 +14,7 @@ from .faults import Faults
 from .python_expressions import ExpressionReader
 from .python_match import captured_name, read_case
 from .python_mends import refused
-from .python_source import NotInPython, function_syntax, namespace_of
+from .python_source import NotInPython, function_syntax, namespace_of, refuse_too_deep
 from .python_tools import Tool
 from .python_types import last_name
 
@@ -55,6 +55,7 @@ def _read(
     function: Callable[..., Any], source: Source, faults: Faults
 ) -> tuple[ast.File, dict[str, Tool]]:
     syntax = function_syntax(function, source)
+    refuse_too_deep(syntax, source)
     reader = ExpressionReader(namespace_of(function), source)
     if isinstance(syntax, python.AsyncFunctionDef):
         hint = "write `def`: a program is read, never run, and its calls run side by side anyway"

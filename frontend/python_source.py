@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from ..ir.diagnostics import WeftSyntaxError
 from ..ir.source import Source, Span
+from .syntax_errors import TooDeep
 
 FunctionSyntax = python.FunctionDef | python.AsyncFunctionDef
 
@@ -21,6 +22,11 @@ class NoSource(WeftSyntaxError):
 
     template = "the source of `{name}` cannot be found"
     hint = "define it in a file or a notebook cell, under no other decorator: it is read, never run"
+
+
+DEEPEST = 300
+"""Expressions inside one another: what comes after the reader follows them by recursion."""
+DEEP_HINT = "give a part a name of its own, or build long sums and lists in a loop"
 
 
 class NotInPython(WeftSyntaxError):
@@ -43,6 +49,18 @@ def function_syntax(function: Callable[..., Any], source: Source) -> FunctionSyn
     """Return the syntax of a function, async or not, which stands in `source`."""
     first = function.__code__.co_firstlineno
     return _find(FunctionSyntax, function.__name__, first, source)
+
+
+def refuse_too_deep(function: FunctionSyntax, source: Source) -> None:
+    """Raise TooDeep for an expression of a function that stands in more others than are read."""
+    waiting: list[tuple[python.AST, int]] = [(function, 0)]
+    while waiting:
+        node, inside = waiting.pop()
+        if isinstance(node, python.expr):
+            inside += 1
+            if inside > DEEPEST:
+                raise TooDeep(hint=DEEP_HINT, span=span_of(node, source))
+        waiting += [(child, inside) for child in python.iter_child_nodes(node)]
 
 
 def class_syntax(cls: type, near: Source) -> tuple[python.ClassDef, Source]:

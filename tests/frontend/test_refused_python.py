@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import pytest
 from weft.frontend.checker import check
 from weft.frontend.embedded import between, limit, matching, program, schema, tool
+from weft.frontend.open import programs_in
+from weft.frontend.syntax_errors import TooDeep
 from weft.ir.diagnostics import WeftError
 
 THINGS = [1, {2}]
@@ -207,9 +209,25 @@ def plain(x: str) -> str:
 
 PROMPTS = {"a": "b"}
 
+
+def deep_list() -> list:
+    found: list = []
+    for _ in range(3000):
+        found = [found]
+    return found
+
+
+DEEP_LIST = deep_list()
+
+
+def deep_outside(s):
+    for x in DEEP_LIST:
+        s += "a"
+
+
 REFUSED = [
     caught, goes_on, chosen, part, enumerated, otherwise, own_text, own_helper,
-    dict_outside, keyword_of_a_method, odd_type, optional, guarded,
+    dict_outside, deep_outside, keyword_of_a_method, odd_type, optional, guarded,
     unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
     several, any_names, broken_annotation, up_to_true, other_things, held_as_another,
@@ -230,3 +248,16 @@ def test_refused_python(golden):
         caret = error.render().splitlines()[1].partition(" | ")[2].strip()
         shown.append(f"== {function.__name__}: {type(error).__name__}\n{caret}\n" + "\n".join(body))
     golden("errors/python.txt", "\n\n".join(shown) + "\n")
+
+
+@pytest.mark.parametrize("count", [250, 1500])
+def test_a_sum_deeper_than_can_be_read_has_its_place(count, tmp_path):
+    file = tmp_path / f"deep_{count}.py"
+    total = "+".join(["1"] * count)
+    file.write_text(f"import weft\n\n@weft.program\ndef p(s):\n    s += f'{{{total}}}'\n")
+    (read,) = programs_in(file)
+    if count == 250:
+        assert check(read.file) == []
+        return
+    with pytest.raises(TooDeep, match=r"deep_1500.py:5:\d+: syntax error"):
+        check(read.file)
