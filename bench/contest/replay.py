@@ -56,19 +56,25 @@ class Replay:
             self._inner.copy_page(source, target)
 
     def _advance(self, step: StepInput) -> list[int]:
-        """Note the step's tokens by slot; return the prefix that ends in each of them."""
+        """Note the step's tokens by slot; return the prefix that ends in each of them.
+
+        Who reads what another computes in this step begins behind that one's begin.
+        """
         tokens, positions = step.tokens.tolist(), step.positions.tolist()
         slots, starts = step.slots.tolist(), step.query_starts.tolist()
-        size, found = self._inner.page_size, []
-        for row, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
-            prefix, before = 1, positions[start] - 1
+        size, found = self._inner.page_size, [0] * len(tokens)
+        copied = {} if step.copies is None else dict(step.copies.flip(0).T.tolist())
+        begins = [positions[start] for start in starts[:-1]]
+        for row in sorted(range(len(begins)), key=begins.__getitem__):
+            prefix, before = 1, begins[row] - 1
             if before >= 0:
-                page = int(step.page_table[row, before // size])
-                prefix = int(self._prefix[page * size + before % size])
-            for at in range(start, end):
-                prefix = _next(prefix, tokens[at])
+                slot = int(step.page_table[row, before // size]) * size + before % size
+                prefix = int(self._prefix[copied.get(slot, slot)])
+            for at in range(starts[row], starts[row + 1]):
+                found[at] = prefix = _next(prefix, tokens[at])
                 self._prefix[slots[at]] = prefix
-                found.append(prefix)
+        for target, source in copied.items():
+            self._prefix[target] = self._prefix[source]
         return found
 
     def _remembered(self, wanted: list[int]) -> Tensor:

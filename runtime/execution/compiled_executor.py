@@ -22,6 +22,7 @@ from .narrow_steps import NarrowSteps
 from .ranks import announcer
 from .recipe import Memory, Recipe
 from .short_steps import usual
+from .slot_copies import HostSlots
 from .sparse_decode import SparseDecode, decode_rows, grouped, split
 from .step import StepInput
 from .timing import BoundLaunch, host_seconds, launch_seconds, step_seconds
@@ -74,6 +75,9 @@ class CompiledExecutor:
             zeros(pool, TORCH[kv_format], device) for _ in "kv"
         ]  # fmt: skip
         k, v = (host.k, host.v) if host else (list(pool.unbind()) for pool in self._pools)
+        # Labels of slots, and keys across a link, are not copied so.
+        self.copies_slots = sparse is None and not host
+        self._slots = HostSlots((k, v)) if self.copies_slots and device == "cpu" else None
         cos, sin = rope_tables(config.rope, config.head_dim, config.context_length)
         size = max(function["memory"]["bytes"] for _, function in functions)
         arena = zeros((size,), torch.uint8, device)
@@ -139,10 +143,12 @@ class CompiledExecutor:
             if self.short.takes(step, self.decode_rows):
                 return self._short(step)
             known = self._plan(step, sparse)
-        self._launch(known[3], known[1])
+        self._launch(known[3], known[1], step.copies)
         return known[2]
 
-    def _launch(self, recipe: Recipe, launches: list[Launch]) -> None:
+    def _launch(self, recipe: Recipe, launches: list[Launch], copies: Tensor | None) -> None:
+        if copies is not None and self._slots is not None:
+            launches = self._slots.among(copies, launches, recipe.writes)
         if self._library_threads and recipe.calls_library:
             with library_threads(self._library_threads):
                 self._run(recipe, launches)
@@ -170,7 +176,7 @@ class CompiledExecutor:
         for part, wanted in self._token_rows(step, self.short_rows):
             known = self._plans.get((id(part), False))
             _, launches, logits, recipe = known or self._plan(part, sparse=False)
-            self._launch(recipe, launches)
+            self._launch(recipe, launches, step.copies)
             if len(wanted):
                 # By NumPy: torch would wake its own pool.
                 found.numpy()[wanted] = logits.numpy()[: len(wanted)]
@@ -184,13 +190,13 @@ class CompiledExecutor:
         known = narrow.known(step, words)
         if known is not None:
             run, logits = known
-            self._launch(*run)
+            self._launch(*run, step.copies)
             return logits
         check_step(step, self.max_batch, self.max_tokens)
         short = self.short.takes(step, self.decode_rows)
         parts = self._token_rows(step, self.short_rows) if short else None
         for recipe, launches in narrow.runs(step, words, self._extents, parts):
-            self._launch(recipe, launches)
+            self._launch(recipe, launches, step.copies)
         return narrow.logits(step.logits_rows.shape[0], len(words))
 
     def _mixed(self, step: StepInput) -> Tensor:
@@ -272,7 +278,7 @@ class CompiledExecutor:
         """Bind a step's tensors to launches; decode steps, whose views come again, are kept."""
         recipe = self._recipe(step, sparse)
         plan = (step, *self._bind(recipe, step, sparse), recipe)
-        if step.is_decode:
+        if step.is_decode and step.copies is None:
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[id(step), sparse] = plan  # holds the step, so that its id stays its own

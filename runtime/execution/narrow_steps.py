@@ -85,7 +85,7 @@ class NarrowSteps:
 
         With other words only the last one differs: the product with their rows of the head.
         """
-        if not step.is_decode:
+        if not step.is_decode or step.copies is not None:
             return self._bound(step, words, extents, logits)
         if len(self._plans) >= KEPT_PLANS:
             self._plans.clear()

@@ -1,4 +1,4 @@
-"""Slots of keys that a step copies on a device once a layer has written them: a launch a layer."""
+"""Slots of keys that a step copies once a layer has written them: on a device a launch a layer."""
 
 from __future__ import annotations
 
@@ -59,3 +59,43 @@ class SlotCopies:
                     values, kinds = values_of(pools)
                     named = [*known[0], *values], (*known[1], *kinds)
                     yield addressed, (*named, partial(tuple, (*same, *pools)))
+
+
+class HostSlots:
+    """Puts them there in the host's memory; `pools` are k and v, each [N, K, P, C] a layer."""
+
+    def __init__(self, pools: Sequence[Sequence[Tensor]]) -> None:
+        self._layers = [tuple(map(_by_slot, pair)) for pair in zip(*pools, strict=True)]
+
+    def among(
+        self, copies: Tensor, launches: Sequence[Launch], writes: Sequence[int | None]
+    ) -> list[Launch]:
+        """Return a step's launches, of which those that write a layer's keys also copy its slots.
+
+        `copies` [2, X]: from and to; `writes` as above.
+        """
+        source, target = (np.divmod(slots, self._page) for slots in copies.numpy())
+        return [
+            launch if layer is None
+            else (_write_and_copy, (launch, self._layers[layer], source, target))
+            for launch, layer in zip(launches, writes, strict=True)
+        ]  # fmt: skip
+
+    @property
+    def _page(self) -> int:
+        return self._layers[0][0].shape[1]
+
+
+def _by_slot(pool: Tensor) -> np.ndarray:
+    """Return a layer's keys or values as bytes [N, P, K, C bytes]."""
+    return pool.view(torch.uint8).numpy().transpose(0, 2, 1, 3)
+
+
+def _write_and_copy(
+    write: Launch, pools: tuple[np.ndarray, ...], source: tuple[np.ndarray, ...],
+    target: tuple[np.ndarray, ...],
+) -> None:  # fmt: skip
+    function, arguments = write
+    function(*arguments)
+    for pool in pools:
+        pool[target] = pool[source]

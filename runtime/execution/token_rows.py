@@ -23,17 +23,27 @@ def token_rows(step: StepInput, rows: int) -> Iterator[Part]:
     """Yield the step's tokens as decode steps of at most `rows` tokens, to be run in this order.
 
     A layer writes all keys and values of a step before it reads any, so tokens of one sequence may
-    stand side by side: what a token sees is bounded by its own length. A part always has a row of
-    logits, be it an unwanted one, and one of more than a GROUP has whole groups of both. (NumPy,
-    because torch would wake a pool of threads that keeps the kernels' own from the cores.)
+    stand side by side: what a token sees is bounded by its own length. Of several parts the first
+    has the sequences that begin first: who reads what another computes goes on behind its begin. A
+    part always has a row of logits, be it an unwanted one, and one of more than a GROUP has whole
+    groups of both. (NumPy, because torch would wake a pool of threads that keeps the kernels' own
+    from the cores.)
     """
-    owner = np.repeat(np.arange(len(step.kv_lengths)), np.diff(step.query_starts.numpy()))
+    counts = np.diff(step.query_starts.numpy())
+    owner = np.repeat(np.arange(len(counts)), counts)
     pages, asked = step.page_table.numpy(), step.logits_rows.numpy()
+    order = np.arange(len(owner))
+    if len(owner) > rows:
+        begins = step.positions.numpy()[step.query_starts.numpy()[:-1]]
+        order = np.argsort(np.repeat(begins, counts), kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        asked = place[asked].astype(np.int32)
     for start in range(0, len(owner), rows):
         stop = min(start + rows, len(owner))
         wanted = np.flatnonzero((asked >= start) & (asked < stop))
         local = asked[wanted] - np.int32(start) if len(wanted) else np.zeros(1, np.int32)
-        part = np.arange(start, stop)
+        part = order[start:stop]
         if len(part) > GROUP:
             part, local = _whole_groups(part, rows), _whole_groups(local, rows)
         positions = step.positions.numpy()[part]

@@ -16,7 +16,7 @@ from weft.bench.contest.calls import Call, ideal_hits
 from weft.bench.contest.cases import CASES
 from weft.bench.contest.contest import Contest, FewerPages, Run, Way, in_parts
 from weft.bench.contest.figures import in_other_tokens, profile, same
-from weft.bench.contest.replay import Replay, UnknownPrefix
+from weft.bench.contest.replay import Replay
 from weft.bench.contest.simulated import RooflinePrice
 from weft.bench.in_turn import in_turn, share_pages
 from weft.frontend.open import open_program
@@ -130,16 +130,6 @@ def test_the_virtual_clock_adds_up_the_prices_of_steps():
     assert said == run(ToyExecutor(50))[0]
 
 
-def test_replay_gives_the_same_answers_without_the_model():
-    model = ToyExecutor(50)
-    replay = Replay(model)
-    said, _ = run(replay)
-    model.forward = None  # type: ignore[assignment]
-    replay.frozen = True
-    assert run(replay)[0] == said
-    assert run(replay, prompts=((1, 2, 4), (1, 2, 3)))[0] == said[::-1]
-
-
 def test_counted_steps_are_those_of_the_machine_with_tools_on_a_clock():
     model = ToyExecutor(50, num_pages=100)
     model.tokens_are_dear = True  # as on a CPU: it decides how many rows are open
@@ -152,22 +142,6 @@ def test_counted_steps_are_those_of_the_machine_with_tools_on_a_clock():
     assert not priced.tokens_are_dear and isinstance(tool_pool(priced, {}), TimedTools)
     timed = contest._executor(Way(kv_tokens=200))
     assert timed.tokens_are_dear and isinstance(tool_pool(timed, {}), ToolPool)
-
-
-def test_replay_refuses_what_no_run_has_computed():
-    replay = Replay(ToyExecutor(50))
-    run(replay)
-    replay.frozen = True
-    with pytest.raises(UnknownPrefix):
-        run(replay, prompts=((4, 2),))
-
-
-def test_replay_knows_prefixes_not_tokens():
-    replay = Replay(ToyExecutor(50))
-    run(replay, prompts=((1, 2, 3),), new=1)
-    replay.frozen = True
-    with pytest.raises(UnknownPrefix):
-        run(replay, prompts=((2, 1, 3),), new=1)
 
 
 def test_the_roofline_price_of_8b_is_bound_by_its_weights():

@@ -3,6 +3,7 @@
 Narrow weights are compared over the very numbers that their format holds.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,11 +16,13 @@ from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
 from weft.passes.tile.regimes import lower_model, merge_kernels, with_narrow
+from weft.runtime.engine import Engine
 from weft.runtime.execution import narrow_steps
 from weft.runtime.execution.compiled_executor import CompiledExecutor
 from weft.runtime.execution.executor import ReferenceExecutor, StepTooLarge
 from weft.runtime.execution.short_steps import ShortSteps, measured
 from weft.runtime.execution.weights import RandomTensors, load_weights
+from weft.runtime.schedule.request import Request, Sampling
 from weft.tests.runtime.execution.steps_by_hand import step as any_step
 
 LIMITS = dict(max_batch=8, max_tokens=96)
@@ -121,6 +124,46 @@ def test_short_steps_give_logits_in_the_order_asked_for(build, parts):
     same(pair, step((tokens(3), 12, [1]), (tokens(1, 1), 15, [2]), rows=[]))
     same(pair, step((tokens(1), 15, [1]), (tokens(9, 1), 16, [2, 3]), rows=[9]))
     same(pair, step((tokens(36), 0, [4, 5, 6]), (tokens(34, 1), 0, [7, 8, 9]), rows=[69, 2, 64]))
+
+
+@pytest.mark.parametrize("parts", [1, 8])
+def test_a_sequence_reads_what_another_computes_in_the_same_step(build, parts):
+    """A whole page, and slots that are copied; packed behind it, as what is only filled is."""
+    compiled, reference = build("llama")
+    compiled.short = ShortSteps(parts)
+    prompt, own, words = tokens(40), tokens(9, 1), torch.arange(0, 96, 5, dtype=torch.int32)
+    expected = reference.forward(step(([*prompt[:20], *own], 0, [10, 11]))).clone()
+    made = step((own, 20, [1, 5]), (prompt, 0, [1, 2, 3]), rows=[8])
+    copies = torch.tensor([[32, 33, 34, 35], [80, 81, 82, 83]], dtype=torch.int32)
+    found = compiled.forward(replace(made, copies=copies)).clone()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for pool in compiled._pools:
+        pool.zero_()
+    few = compiled.forward_narrow(replace(made, copies=copies), words)[:, : len(words)]
+    torch.testing.assert_close(few, expected[:, words.long()], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name, kv", [("llama", "f32"), ("llama", "bf16"), ("mixtral", "f32")])
+def test_prompts_of_one_step_share_what_they_begin_with(build, name, kv):
+    compiled, reference = build(name, kv=kv)
+    start = tokens(21)
+    prompts = [[*start, 7, 8], [*start, 9], start, [*start[:5], 3, 4]]
+
+    def drawn(executor, some):
+        engine, requests = Engine(executor), []
+        for row, prompt in enumerate(some):
+            sequence = engine.create((row, 0))
+            sequence.append(prompt)
+            requests.append(Request(sequence, "gen", Sampling(4), row=row))
+            engine.submit(requests[-1])
+        while engine:
+            engine.step()
+        return [request.generated().tolist() for request in requests], engine
+
+    said, engine = drawn(compiled, prompts)
+    alone = [drawn(reference if kv == "f32" else compiled, [prompt]) for prompt in prompts]
+    assert said == [found for ((found,), _) in alone]
+    assert engine.computed_tokens == 21 + 2 + 1 + 2 + 1 + 4 * 3  # one reads its last token again
 
 
 def test_a_library_that_would_spin_gets_its_threads_in_long_steps_only(build):

@@ -23,6 +23,7 @@ from weft.runtime.execution.short_steps import (
     usual,
 )
 from weft.runtime.execution.token_rows import KeptRows, token_rows
+from weft.tests.runtime.execution.steps_by_hand import step as any_step
 
 ROWS = 8
 
@@ -226,3 +227,16 @@ def test_parts_come_again_as_the_same_steps_written_over():
         seen.append([id(part) for part in steps])
     assert seen[0] == seen[1] and len(set(seen[0])) == 2  # whole parts are one step
     assert seen[2] == seen[0][-1:]
+
+
+def test_parts_of_a_step_begin_with_the_sequences_that_begin_first():
+    """One that reads what another computes in the step goes on behind that one's begin."""
+    made = any_step(([7, 8], 20, [1, 5]), ([*range(20)], 0, [1, 2]), ([9], 3, [4]), rows=[1, 22, 2])
+    seen, rows = [], {}
+    for part, wanted in token_rows(made, ROWS):
+        seen += part.tokens.tolist()
+        last = part.tokens[part.logits_rows.long()].tolist()
+        rows |= {int(row): token for row, token in zip(wanted, last, strict=False)}
+    assert seen == [*range(20), 9, 7, 8] and rows == {0: 8, 1: 9, 2: 0}
+    ((part, _),) = token_rows(made, 64)
+    assert part.tokens[:23].tolist() == [7, 8, *range(20), 9]  # within a part no order matters
