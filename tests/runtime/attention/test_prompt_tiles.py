@@ -83,15 +83,23 @@ def test_a_long_run_of_few_rows_is_left_to_be_cut() -> None:
 
 
 def test_tiles_of_long_prompts_have_twice_the_rows_where_their_keys_are_many() -> None:
-    """And where none of these would keep the device waiting, where the usual ones do not."""
+    """And where none of these would keep the device waiting."""
     long = long_tiles(batch([(4096, 0), (1, 9000), (31, 9000)]), SHAPE)
     assert long is not None and long.taken.tolist() == [True, False, False]
     assert (long.rows == 32).all() and len(long.query) == 128
-    for few in ([(4094, 0)], [(2048, 8192)], [(4096, 0), (32, 0)], [(31, 9000)] * 80, []):
+    assert long_tiles(batch([(2048, 0)] * 2), SHAPE) is not None
+    for few in ([(2046, 0)] * 2, [(2048, 8192)], [(2048, 0), (32, 0)], [(31, 9000)] * 80, []):
         assert long_tiles(batch(few), SHAPE) is None, few
-    one_head, alone = replace(SHAPE, heads=4, kv_heads=1), batch([(8192, 0)])
-    assert long_tiles(alone, one_head) is None and prompt_tiles(alone, one_head).taken.all()
-    assert long_tiles(batch([(8192, 0)] * 2), one_head) is not None
+    one_head, alone = replace(SHAPE, heads=4, kv_heads=1), batch([(4096, 0)])
+    assert long_tiles(alone, one_head) is None
+    assert long_tiles(batch([(4096, 0)] * 2), one_head) is not None
+
+
+def test_of_long_tiles_half_as_many_run_at_a_time() -> None:
+    """Of one key head: what runs while the longest does must be as long, on 132 processors."""
+    one_head = replace(SHAPE, heads=4, kv_heads=1)
+    long = long_tiles(batch([(8192, 0)]), one_head)
+    assert long is not None and long.taken.all() and len(long.query) == 256
 
 
 def test_no_sequences() -> None:
