@@ -143,7 +143,8 @@ class Engine:
     def _answer(self, request: Request, answer: Answer, of: Sequence | None = None) -> None:
         """Give a request the answer of an equal one; its sequence, or the tree, has the KV."""
         self._scheduler.reuse(request, of=of)
-        self.hits.begins(request)
+        if answer.sent:
+            self.hits.begins(request)
         answer.give(request)
         self._scheduler.reuse(request, request.sequence.length, of)
         self._scheduler.done.append(request)
@@ -221,8 +222,7 @@ class Engine:
                 if not self._duplicates.joins(twin):
                     self._enqueue(twin)
             return
-        twins = self._duplicates.finished(request)
-        if twins:
+        if twins := self._duplicates.finished(request):
             answer = Answer.of(request)
             for twin in twins:
                 twin.first_token_time = request.first_token_time

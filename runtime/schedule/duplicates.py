@@ -29,13 +29,15 @@ class Answer:
     margin: float
     scores: list[dict[int, float]]
     logprobs: list[float | None]
+    sent: bool = True
+    """Its prompt was sent: not so where a constraint left one text."""
 
     @staticmethod
     def of(request: Request) -> Answer:
         """Return a finished request's answer."""
         return Answer(
             request.generated().copy(), request.reason, request.margin, request.scores,
-            request.token_logprobs,
+            request.token_logprobs, request.counted,
         )  # fmt: skip
 
     @property

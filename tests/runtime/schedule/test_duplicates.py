@@ -116,6 +116,21 @@ program choose(arg: str) -> str:
     toy.assert_clean(executable)
 
 
+def test_equals_of_a_gen_that_sent_nothing_send_nothing(toy):
+    text = """
+program forced(arg: str) -> str:
+    "Say it: "
+    gen said(max_tokens=8, stop="b"): regex "a*b|hello"
+    return said
+"""
+    executable = toy.compile(text, max_batch=1)
+    rows = executable.run_rows([{"arg": "x"}] * 4)
+    assert rows.values == ["hello"] * 4 and rows.stats.deduplicated_tokens
+    stats = rows.stats
+    assert (stats.sent_tokens, stats.hits_predicted, stats.hits_measured) == (0, 0, 0)
+    toy.assert_clean(executable)
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_twin_has_the_pages_of_who_computed_its_answer(lost, monkeypatch):
     """Without a walk through the tree, which only who comes later, or finds them gone, needs."""
