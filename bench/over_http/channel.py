@@ -80,10 +80,6 @@ class Channel:
             found = self._read()
         return found
 
-    def shut(self) -> None:
-        """Say that it is over: both ends read so."""
-        self._end.shutdown(socket.SHUT_RDWR)
-
     def close(self) -> None:
         """Close this end: the other one reads that it is over."""
         self._end.close()

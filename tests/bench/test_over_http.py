@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -175,7 +176,8 @@ def test_who_waits_for_one_that_is_gone_is_told_so():
         server, asked = HttpServer(port), post_of(Asked(PREFILL, ("a",), "", 0))
         server.engine.submit(asked)
         channel.wait()  # the request is on its way, and nobody answers
-        channel.shut()
+        with socket.socket(fileno=os.dup(channel.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
         while server.engine:
             server.engine.step()
         assert asked.status == 500 and b"the engine has ended" in asked.answer
