@@ -226,5 +226,5 @@ def sparse_decode(
     chosen = functions[0]["attention"]
     return SparseDecode(
         policy, chosen["least"], layers, options.max_batch, config.context_length,
-        attention.default, window, chosen.get("shared"),
+        attention.default, window, bool(chosen.get("shared")),
     )  # fmt: skip

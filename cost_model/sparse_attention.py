@@ -7,7 +7,7 @@ scores are compared by steps there: then all of it selects.
 
 from __future__ import annotations
 
-from ..ir.sparse import SHARERS, SparsePolicy
+from ..ir.sparse import SparsePolicy
 from .expected_reads import expected_tokens
 from .hardware import Level
 from .sparse_bytes import PAGE, AttentionShape, Overheads, passes, sparse_bytes
@@ -20,10 +20,6 @@ COUNTED, TALLIED = (11.0, 15.0), (68.0, 42.0)
 policy is adaptive, as every step is tallied then. An H200 takes 6 and 8 us for 2^23 scores, 19 and
 22 for 2^25, and 28 and 17 for 2^23 that are tallied, a launch among each (`bench.sparse_speed
 --only operation policies`, 128 K tokens, batches of 8 and 32)."""
-APART, TOGETHER = 230.0, 250.0
-"""Vector operations that a label costs a GPU for each row that it is scored for: row by row, and in
-a launch that reads it once for several. For 2^23 of them an H200 takes 32 and 35 us
-(`bench.sparse_speed --only shared_prefix`, 128 K tokens, batch 8)."""
 STEPS = Overheads(score=1.0, score_reads=2.0)
 """What is moved there: a byte a score, read to be counted and to be selected."""
 WAY = {"gpu": 1.7e-6}
@@ -135,24 +131,11 @@ def least_context(
 
 
 def can_share(shape: AttentionShape, level: Level, policy: SparsePolicy) -> bool:
-    """Return whether labels that rows share can be scored for several of them at once."""
+    """Return whether labels that rows share can be scored for several of them at once. It saves
+    nothing: what is not read again comes from a cache, and arithmetic bounds both ways. For 2^23
+    labels an H200 takes 32 us row by row, and 35 (`bench.sparse_speed --only shared_prefix`, 128 K
+    tokens, batch 8)."""
     return level.kind == "gpu" and policy.in_words(shape.head_dim) and policy.tail == "none"
-
-
-def least_shared(shape: AttentionShape, level: Level, policy: SparsePolicy) -> float | None:
-    """Return how many tokens' labels must not be read again, in all rows that share a prefix, for
-    the launch that scores them once to pay; None where labels are scored row by row.
-
-    What a prefix's labels weigh is read from a cache by all rows but one, as rows are scored side
-    by side; so what counts is arithmetic, which a label costs for each row either way.
-    """
-    if not can_share(shape, level, policy):
-        return None
-    saved = shape.kv_heads * (APART - TOGETHER) * SHARERS / (SHARERS - 1)
-    if saved <= 0:
-        return None
-    launch = [cost.median for cost in level.launch.values()][-1]
-    return float(round(launch * level.vector_rate("f32").median / saved))
 
 
 def launch_seconds(level: Level, count: int) -> float:

@@ -134,7 +134,7 @@ class SparseStep:
         alike = setting.shared // s.page
         tables[:, :, :alike] = tables[:, :1, :alike]
         decode = SparseDecode(policy, 0, {"labels": [self.labels]}, setting.batch, setting.context,
-                              shared=0.0 if setting.grouped else None)  # fmt: skip
+                              shared=setting.grouped)  # fmt: skip
         held = SparseLists(decode, planner_shape(s), setting.batch, each * s.page,
                            torch.device(device), self._allocate())  # fmt: skip
         budgets = np.full(setting.batch, policy.budget(setting.context))

@@ -21,7 +21,6 @@ from ...cost_model.sparse_attention import (
     can_share,
     dense_seconds,
     least_context,
-    least_shared,
     sparse_seconds,
 )
 from ...cost_model.sparse_bytes import AttentionShape
@@ -119,9 +118,8 @@ class SparseAttention(GraphPass):
         least = max(least for least in leasts.values() if least is not None)
         context.did(f"layers {_ranges(found)} read what {policy} selects, from {least} tokens of "
                     "context on")  # fmt: skip
-        chosen = freeze(
-            {"policy": str(policy), "least": least, **self._shared(shapes[0], policy, context)}
-        )
+        shared = {"shared": True} if self._shares(shapes[0], policy, context) else {}
+        chosen = freeze({"policy": str(policy), "least": least, **shared})
         return Module(tuple(op.with_attributes(attention=chosen) if op.name == "graph.func" else op
                             for op in module.operations))  # fmt: skip
 
@@ -147,25 +145,21 @@ class SparseAttention(GraphPass):
     def _shape(self, partial: Operation) -> AttentionShape:
         return AttentionShape(partial["heads"], partial["kv_heads"], partial["head_dim"], self.kv)
 
-    def _shared(
-        self, shape: AttentionShape, policy: SparsePolicy, context: Context
-    ) -> dict[str, float]:
-        """Return, and say, where labels of a prefix are scored once for rows that share it; and say
-        who rounds queries, where labels are multiplied as bytes."""
+    def _shares(self, shape: AttentionShape, policy: SparsePolicy, context: Context) -> bool:
+        """Return, and say, whether labels of a prefix are scored once for rows that share it; and
+        say who rounds queries, where labels are multiplied as bytes."""
         level = load(self.hardware).of_kind(self.kind)
         if by_steps(level.kind, policy, shape.head_dim):
             context.did("queries are rounded to bytes by every program that scores labels of one "
                         "row, while its first labels come")  # fmt: skip
         if not can_share(shape, level, policy):
-            return {}
-        least = 0.0 if self.always else least_shared(shape, level, policy)
-        if least is None:
+            return False
+        if self.always:
+            context.did(f"labels that rows share are scored once for up to {SHARERS} of them, "
+                        "whose queries a launch has rounded before")  # fmt: skip
+        else:
             context.did("labels that rows share are scored row by row: arithmetic bounds both ways")
-            return {}
-        context.did(f"labels that rows share are scored once for up to {SHARERS} of them, whose "
-                    f"queries a launch has rounded before, where {least:.0f} tokens of them need "
-                    "not be read again")  # fmt: skip
-        return {"shared": least}
+        return self.always
 
     def _costs(self, shape: AttentionShape, level: Level, policy: SparsePolicy, most: int) -> str:
         dense = dense_seconds(shape, level, most, self.batch) * 1e6

@@ -30,11 +30,10 @@ class LabelGroup:
         return self.pages * (len(self.rows) - 1)
 
 
-def label_groups(table: Array, pages: Array, least: float = 0.0) -> list[LabelGroup]:
+def label_groups(table: Array, pages: Array) -> list[LabelGroup]:
     """Return groups of rows of a page table [B, MAXP], of which each has `pages` [B] (0: it selects
-    nothing); none where they save fewer than `least` pages in all."""
-    found = [group for node in shared_pages(table, pages) for group in _of(node)]
-    return found if sum(group.saved for group in found) >= max(least, 1) else []
+    nothing)."""
+    return [group for node in shared_pages(table, pages) for group in _of(node)]
 
 
 def _of(node: Node) -> list[LabelGroup]:

@@ -216,11 +216,11 @@ class SparseLists:
         return {PLANNED + name: array.astype(np.int32) for name, array in given.items()}
 
     def _groups(self, rows: SparseRows, table: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the lists of rows that share labels, where sharing pays."""
+        """Return the lists of rows that share labels, where these are scored once."""
         page, count = self._shape.page, len(rows.chosen)
         pages = np.where(rows.chosen, -(-rows.lengths // page), 0)
-        least = None if self.tail else self._decode.shared
-        groups = [] if least is None else label_groups(table[:count], pages, least / page)
+        shares = self._decode.shared and not self.tail
+        groups = label_groups(table[:count], pages) if shares else []
         return group_arrays(groups, pages)
 
 

@@ -45,13 +45,13 @@ class SparseDecode:
 
     `layers` is what `label_memory` returns; below `least` tokens of context all is read, as sparse
     attention does not pay there. `default` says whether rows that do not say it are sparse. Where
-    keys lie across a link, `window` tokens of them cross it while a layer is computed. Labels that
-    rows share are scored once where `shared` tokens of them need not be read again (None: never).
+    keys lie across a link, `window` tokens of them cross it while a layer is computed. `shared`:
+    labels that rows share are scored once for several of them.
     """
 
     def __init__(
         self, policy: SparsePolicy, least: int, layers: Layers, rows: int, context: int,
-        default: bool = True, window: float = np.inf, shared: float | None = None,
+        default: bool = True, window: float = np.inf, shared: bool = False,
     ) -> None:  # fmt: skip
         every = range(context + 1)
         self.layers, self.unit, self._default = layers, policy.unit, default

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from weft.bench.sparse_speed import LABELS, POLICIES
-from weft.cost_model import sparse_attention as sparse_costs
 from weft.cost_model.binding import decode, prefill
 from weft.cost_model.expected_reads import expected_tokens, measured_share
 from weft.cost_model.hardware_file import load
@@ -15,7 +14,6 @@ from weft.cost_model.scene import Scene
 from weft.cost_model.sparse_attention import (
     dense_seconds,
     least_context,
-    least_shared,
     sparse_seconds,
 )
 from weft.cost_model.sparse_bytes import AttentionShape
@@ -113,9 +111,8 @@ def test_where_it_does_not_pay_it_says_what_it_would_cost() -> None:
     assert "pays at no context up to 4096" in left and "us a layer dense" in left
 
 
-def test_where_labels_are_shared_is_priced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, of labels in words: never, if a launch of its own saves nothing; else from what it
-    costs on; at any price, always. Who rounds the queries that such labels are multiplied with is
+def test_whether_labels_are_shared_is_said() -> None:
+    """On a GPU, of labels in words: only where sparse attention is asked for always. Who rounds the queries that such labels are multiplied with is
     said there too."""
     policy = "sparse(k=64, labels=i8, channels=4)"
 
@@ -129,14 +126,8 @@ def test_where_labels_are_shared_is_priced_and_said(monkeypatch: pytest.MonkeyPa
     assert "rounded to bytes by every program that scores labels of one row" in remarks
     assert "a launch has rounded" not in remarks
     line, remarks = said(True)
-    assert "shared = 0.0" in line and "where 0 tokens of them need not be read again" in remarks
+    assert "shared = true" in line and "scored once for up to 4 of them" in remarks
     assert "whose queries a launch has rounded" in remarks
-    monkeypatch.setattr(sparse_costs, "TOGETHER", sparse_costs.APART / 2)
-    shared = least_shared(AttentionShape(2, 1, 8, "f32"), load("h200").level(), WORDS)
-    assert shared is not None and shared > 1000
-    line, remarks = said(False)
-    assert f"shared = {shared}" in line
-    assert f"where {shared:.0f} tokens of them need not be read again" in remarks
     lines, context = rewritten(LAYER, OrderChannels(policy), SparseAttention(policy, always=True))
     assert "shared" not in lines[0]  # on a CPU labels are scored row by row
     assert not any("rounded" in remark.message for remark in context.remarks)
