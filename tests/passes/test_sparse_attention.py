@@ -112,8 +112,8 @@ def test_where_it_does_not_pay_it_says_what_it_would_cost() -> None:
 
 
 def test_whether_labels_are_shared_is_said() -> None:
-    """On a GPU, of labels in words: only where sparse attention is asked for always. Who rounds the queries that such labels are multiplied with is
-    said there too."""
+    """On a GPU, of labels in words: only where sparse attention is asked for always. Who rounds the
+    queries that such labels are multiplied with is said there too."""
     policy = "sparse(k=64, labels=i8, channels=4)"
 
     def said(always: bool) -> tuple[str, str]:
