@@ -282,26 +282,34 @@ def _check_block(region: Region) -> list[str]:
     for operation in region.operations:
         above = set().union(*(sources.get(name, set()) for name in needs(operation)))
         first = set().union(*(waited.get(value.name, set()) for value in operation.operands))
-        inside = set().union(*(waited.get(name, set()) for name in _waits_for(operation)))
         number = number_of.get(id(operation))
+        own = set() if number is None else {number}
         if number is not None:
             for earlier in above:
                 problems += _compare(calls[earlier], calls[number], earlier in first)
-            above, inside = above | {number}, inside | {number}
-        for value in operation.results:
-            sources[value.name], waited[value.name] = above, inside
+        for position, value in enumerate(operation.results):
+            before = (waited.get(name, set()) for name in _waits_for(operation, position))
+            sources[value.name] = above | own
+            waited[value.name] = own.union(*before)
     return problems
 
 
-def _waits_for(operation: Operation) -> set[str]:
-    """Return the names that an operation's results wait for: of regions, what their ends need."""
+def _waits_for(operation: Operation, position: int | None = None) -> set[str]:
+    """Return the names that an operation's result waits for, or all of its results: of regions,
+    what their ends need for it."""
     names = {value.name for value in operation.operands}
     for region in operation.regions:
-        inner: set[str] = set()
-        for each in reversed(region.operations):
-            wanted = any(value.name in inner for value in each.results)
-            if wanted or each is region.operations[-1] or _may_exit(each):
+        end = region.operations[-1]
+        given = end.operands
+        if position is not None and end.name in {"plan.yield", "plan.leave"}:
+            given = given[position : position + 1] if operation.name != "plan.fork" else given
+        inner = {value.name for value in given}
+        for each in reversed(region.operations[:-1]):
+            if _may_exit(each):
                 inner |= _waits_for(each)
+            for at, value in enumerate(each.results):
+                if value.name in inner:
+                    inner |= _waits_for(each, at)
         names |= inner
     return names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,8 @@ from weft.ir.core import Module, walk
 from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.passes.program.batching import Batching, check_critical, waves
+from weft.passes.rewrite import rewrite
+from weft.tests.passes.validation_cases import changed, each, once
 
 TEXT = """
 program helper(x: str) -> str:
@@ -135,6 +138,39 @@ program main(x: str, rounds: list[str]) -> str:
         context,
     )
     assert check_critical(module) == []
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        'for x in items:\n        "{x}"\n        seen = seen + words[0]',
+        'if arg == "a":\n        "{arg}"\n        seen = words[0]',
+        'while arg == "a" up to 3:\n        "b"\n        seen = words[1]',
+        "let one = inline first(words)\n    seen = one",
+    ],
+)
+def test_each_result_waits_for_what_is_given_for_it(context, between):
+    """The stream does not wait for the words that a value is made of beside it; once the words are
+    on it, it does."""
+    text = f"""
+program first(words: list[str]) -> str:
+    "b"
+    return words[0]
+
+program main(arg: str, items: list[str]) -> str:
+    let seen = ""
+    fork 2 as words:
+        gen word(max_tokens=1)
+        yield word
+    {between}
+    gen last(max_tokens=9)
+    return last + seen
+"""
+    assert check_critical(planned(text, context)) == []
+    on_it = re.sub(r'"(b|{x}|{arg})"', '"{words[0]}"', text)
+    module = planned(on_it, context)
+    assert check_critical(module) == []
+    assert check_critical(rewrite(module, once(each("plan.fork", changed(critical=3)))))
 
 
 def test_each_loop_is_measured_once(context):
