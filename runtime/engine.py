@@ -18,7 +18,6 @@ from .memory.prefix_tree import PrefixTree
 from .memory.sequence import Order, Sequence
 from .schedule.allowed_words import AllowedWords, Narrow
 from .schedule.batch import Batch
-from .schedule.duplicates import Answer, Duplicates
 from .schedule.endings import Endings
 from .schedule.flight import Draw, Flight, Landed, live
 from .schedule.held_rows import Held
@@ -29,6 +28,8 @@ from .schedule.request import Request
 from .schedule.row_costs import HitCounter
 from .schedule.scheduler import Scheduler
 from .schedule.scoring import Scores
+from .schedule.shared_work import SharedWork
+from .schedule.siblings import OwnDraw
 from .tracing.trace import Trace
 
 _NOTHING = Landed((torch.empty(0, dtype=torch.int32), torch.empty(0), torch.empty(0)))
@@ -60,9 +61,12 @@ class Engine:
             executor, self._batch, self.kv, self.tree, policy or Policy(), self.hits
         )
         self._endings = Endings(self.kv, self.tree, self.hits, self._scheduler.ended)
-        self._duplicates = Duplicates()
         self._rows = np.arange(executor.max_batch)
         self.ahead = bool(getattr(executor, "asynchronous", False))
+        self._shared = SharedWork(
+            self._scheduler, self._batch, self.hits, self._endings, executor.max_batch,
+            draws=not self.ahead,
+        )  # fmt: skip
         self.shares_steps = bool(getattr(executor, "copies_slots", False))
         """Whether requests may read what others compute in the same step."""
         self._allowed = None if self.ahead else AllowedWords.of(executor)
@@ -126,28 +130,7 @@ class Engine:
         self._check_capacity(request)
         request.sequence.busy = True
         request.prompt = request.sequence.length
-        answer = self._duplicates.known(request)
-        if answer is not None:
-            self._answer(request, answer)
-        elif not self._duplicates.joins(request):
-            self._enqueue(request)
-
-    def _enqueue(self, request: Request) -> None:
-        if request.watch is not None and request.sampling is not None:
-            finish = self._endings.force(request)
-            if finish is not None:
-                self._endings.finish(request, finish)
-                return
-        self._scheduler.enqueue(request)
-
-    def _answer(self, request: Request, answer: Answer, of: Sequence | None = None) -> None:
-        """Give a request the answer of an equal one; its sequence, or the tree, has the KV."""
-        self._scheduler.reuse(request, of=of)
-        if answer.sent:
-            self.hits.begins(request)
-        answer.give(request)
-        self._scheduler.reuse(request, request.sequence.length, of)
-        self._scheduler.done.append(request)
+        self._shared.ask(request)
 
     def cancel(self, request: Request) -> None:
         """Forget a request that is not done; those that waited for its answer are computed."""
@@ -155,15 +138,13 @@ class Engine:
         if self._flight is not None:
             self._flight.forget(request)
         request.sequence.busy = False
-        for twin in self._duplicates.left(request):
-            if not self._duplicates.joins(twin):
-                self._enqueue(twin)
+        self._shared.left(request)
         if not self._scheduler:
             self._land()  # nobody may step any more, and nobody waits for what is on its way
 
     def forget_answers(self) -> None:
         """Compute again what is asked from now on, be it what was asked before."""
-        self._duplicates.forget()
+        self._shared.duplicates.forget()
 
     def steps_now(self, fresh: int, rest: float = inf) -> bool:
         """Say whether to step ahead now, with `fresh` requests of late, or to let more come.
@@ -211,22 +192,9 @@ class Engine:
             finished, self._scheduler.done = self._scheduler.done, []
             for request in finished:
                 request.sequence.busy = False
-                self._share(request)
+                self._shared.share(request)
             done += finished
         return done
-
-    def _share(self, request: Request) -> None:
-        """Give a finished request's answer to those that wait for it."""
-        if request.error is not None:
-            for twin in self._duplicates.left(request):
-                if not self._duplicates.joins(twin):
-                    self._enqueue(twin)
-            return
-        if twins := self._duplicates.finished(request):
-            answer = Answer.of(request)
-            for twin in twins:
-                twin.first_token_time = request.first_token_time
-                self._answer(twin, answer, request.sequence)
 
     def _step(self) -> None:
         start = perf_counter()
@@ -242,6 +210,7 @@ class Engine:
         if not chunks and not self._batch.size:
             self._land()
             return
+        self._shared.siblings.draws(chunk.request for chunk in chunks if chunk.joins)
         running, before = self._batch.size, self._flight
         step, tokens, sampled = self._batch.pack(chunks)
         packed = perf_counter()
@@ -302,8 +271,12 @@ class Engine:
             mask = self._allowed.masks(batch, narrow, count)
         if self.ahead:
             return self._sample.start(rows, mask, *how)  # type: ignore[attr-defined]
+        others: list[OwnDraw] = []
+        if siblings := self._shared.siblings:
+            full = self._kinds[True]
+            others = siblings.draw(batch, rows, mask, how, full, narrow)  # type: ignore[arg-type]
         drawn = self._kinds[batch.random > 0](rows, mask, *how)  # type: ignore[arg-type]
-        return Landed(drawn if narrow is None else narrow.named(drawn))
+        return Landed(drawn if narrow is None else narrow.named(drawn), others)
 
     def _land(self) -> None:
         """Wait for the draw that is on its way, if one is, and take it in."""
@@ -325,6 +298,8 @@ class Engine:
         for chunk in flight.chunks:
             if chunk.joins and not chunk.request.first_token_time:
                 chunk.request.first_token_time = now
+        if isinstance(flight.draw, Landed) and flight.draw.others:
+            self._shared.part(flight.draw.others, drawn[0].numpy())
         rows = flight.rows(self._batch)
         if rows is None:
             first = slice(0, len(flight.births))
@@ -388,11 +363,7 @@ class Engine:
     def _force_row(self, request: Request, row: int) -> None:
         """Take out a row whose constraint forces tokens: they are prefilled, not sampled."""
         self._batch.leave(row)
-        finish = self._endings.force(request)
-        if finish is not None:
-            self._endings.finish(request, finish)
-        else:
-            self._scheduler.enqueue(request)
+        self._shared.enqueue(request)
 
     def _check_capacity(self, request: Request) -> None:
         check_limits(request, self.executor.context_length)

@@ -225,7 +225,7 @@ def say_what_is_independent(function: Operation, context: Context) -> None:
 
 
 def say_what_is_duplicate(function: Operation, context: Context) -> None:
-    """Say which forks do the same greedy work in every branch."""
+    """Say which forks ask the same in every branch: greedy work, or samples of one prompt."""
     for operation in walk(function.regions[0].operations):
         if operation.name != "plan.fork":
             continue
@@ -235,11 +235,11 @@ def say_what_is_duplicate(function: Operation, context: Context) -> None:
         used = any(value.name == element for op in inner for value in op.operands)
         greedy = all(not op.attribute("temperature") for op in inner if op.name == "plan.decode")
         host = any(op.name in {"program.call_tool", "program.call"} for op in inner)
-        if not used and greedy and not host and any(op.name in CALLS for op in inner):
-            context.did(
-                f"fork {operation['name']}: all branches are the same greedy work, computed once",
-                operation.span,
-            )
+        if not used and not host and any(op.name in CALLS for op in inner):
+            what = "are the same greedy work, computed once"
+            if not greedy:
+                what = "ask the same: on a CPU they are one row until they draw different tokens"
+            context.did(f"fork {operation['name']}: all branches {what}", operation.span)
 
 
 def _named(operation: Operation) -> str:

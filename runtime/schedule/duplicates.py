@@ -60,7 +60,7 @@ class Duplicates:
     def __init__(self) -> None:
         self._leaders: dict[Hashable, Request] = {}
         self._twins: dict[Request, list[Request]] = {}
-        self._keys: dict[Request, Hashable] = {}
+        self._keys: dict[Request, tuple[Hashable, Hashable]] = {}
         self._answers: OrderedDict[Hashable, Answer] = OrderedDict()
         self._size = 0
 
@@ -68,9 +68,9 @@ class Duplicates:
         """Return the answer of an equal request that is done; forgets nothing."""
         if request.same is None:
             return None
-        answer = self._answers.get(self._key(request))
+        answer = self._answers.get(self.key(request))
         if answer is not None:
-            self._answers.move_to_end(self._key(request))
+            self._answers.move_to_end(self.key(request))
         return answer
 
     def joins(self, request: Request) -> bool:
@@ -80,7 +80,7 @@ class Duplicates:
         """
         if request.same is None:
             return False
-        leader = self._leaders.setdefault(self._key(request), request)
+        leader = self._leaders.setdefault(self.key(request), request)
         if leader is request:
             return False
         self._twins.setdefault(leader, []).append(request)
@@ -120,7 +120,8 @@ class Duplicates:
             _, oldest = self._answers.popitem(last=False)
             self._size -= oldest.size
 
-    def _key(self, request: Request) -> Hashable:
+    def key(self, request: Request) -> tuple[Hashable, Hashable]:
+        """Return what a request asks of which tokens, and how it draws: equal for equal ones."""
         key = self._keys.get(request)
         if key is None:
             sequence, sampling = request.sequence, request.sampling
@@ -129,7 +130,7 @@ class Duplicates:
             if sampling is not None and not sampling.temperature:
                 drawn = sampling.max_tokens, sampling.ends  # all else decides nothing
             digest = blake2b(tokens, digest_size=16).digest()
-            what = (digest, sequence.length, drawn, request.score_from, request.logprobs,
-                    tuple(request.asked))  # fmt: skip
-            key = self._keys[request] = (*what, request.same)
+            what = (digest, sequence.length, request.score_from, request.logprobs,
+                    tuple(request.asked), request.same)  # fmt: skip
+            key = self._keys[request] = what, drawn
         return key

@@ -50,18 +50,23 @@ class Endings:
 
     def last(self, request: Request, token: int, logprob: float, margin: float) -> None:
         """Close a generation that had left the batch when its last token was drawn."""
-        assert request.sampling is not None
-        finish = Finish("length", -1)
+        finish = self.take(request, token, logprob, margin)
+        self.finish(request, finish or Finish("length", -1))
+
+    def take(self, request: Request, token: int, logprob: float, margin: float) -> Finish | None:
+        """Give a generation that is not in the batch a token that was drawn for it; return how that
+        ends it, if it does."""
+        sampling = request.sampling
+        assert sampling is not None
         request.margin = min(request.margin, margin)
-        if token in request.sampling.ends:
-            finish = Finish("end", -1)
-        else:
-            request.take((token,))
-            if request.logprobs:
-                request.token_logprobs.append(logprob)
-            if request.watch is not None:
-                finish = request.watch.accept(token) or finish
-        self.finish(request, finish)
+        if token in sampling.ends:
+            return Finish("end", -1)
+        request.take((token,))
+        if request.logprobs:
+            request.token_logprobs.append(logprob)
+        finish = None if request.watch is None else request.watch.accept(token)
+        over = request.produced >= sampling.max_tokens
+        return finish or (Finish("length", -1) if over else None)
 
     def finish(self, request: Request, finish: Finish) -> None:
         """Close a generation whose tokens are in its sequence; cut it back to what stays."""

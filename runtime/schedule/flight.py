@@ -16,6 +16,7 @@ from .garbage import collect_meanwhile
 from .held_rows import Held
 from .request import Request
 from .scoring import Scores
+from .siblings import OwnDraw
 
 FOLLOWS = 256
 """Tokens of prompts that make up a step behind one that only fills and scores, though fewer than
@@ -51,9 +52,10 @@ class Draw(Protocol):
 
 @dataclass(frozen=True)
 class Landed:
-    """A draw that is there already."""
+    """A draw that is there already, and what others drew from the same logits."""
 
     drawn: Drawn
+    others: Sequence[OwnDraw] = ()
 
     def ready(self) -> bool:
         """Say that it is there."""

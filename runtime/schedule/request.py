@@ -71,6 +71,8 @@ class Request:
     """The step in which it began to wait for the first time; -1 before."""
     duplicate: bool = False
     """An equal request's answer was given to it."""
+    given: int = 0
+    """Its first tokens, for which it drew from another's logits."""
     prompt: int = 0
     """Tokens of the sequence when it was submitted: what the call sends."""
     counted: bool = False

@@ -243,7 +243,8 @@ class Meter:
     def generated(self, request: Request) -> None:
         """Take note of a finished generation."""
         self.generated_tokens += request.flushed
-        self.deduplicated_tokens += request.flushed * request.duplicate
+        given = request.flushed if request.duplicate else min(request.given, request.flushed)
+        self.deduplicated_tokens += given
         self._seen[request.sequence] = request.sequence.length
         self.margin = min(self.margin, request.margin)
         if request.first_token_time and self.first_token is None:

@@ -92,6 +92,7 @@ def test_equal_greedy_branches_are_told(context, options, value, same):
     planned(DRAWS.format(options=options, value=value), context)
     told = [remark.message for remark in context.remarks if remark.pass_name == "batching"]
     assert any("the same greedy work" in message for message in told) == same
+    assert any("one row until they draw different" in message for message in told) != same
 
 
 def test_a_plan_passes_its_checker_and_a_wrong_number_does_not(context):

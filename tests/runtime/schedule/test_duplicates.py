@@ -139,7 +139,7 @@ def test_a_twin_has_the_pages_of_who_computed_its_answer(lost, monkeypatch):
     match = machine.tree.match
     monkeypatch.setattr(machine.tree, "match", lambda ids, of: walks.append(of) or match(ids, of))
     if lost:
-        monkeypatch.setattr(machine._duplicates, "finished", _drops(machine, first, twins))
+        monkeypatch.setattr(machine._shared.duplicates, "finished", _drops(machine, first, twins))
     assert len(drain(machine)) == 4 and {twin.sequence.resident for twin in twins} == {22}
     assert all(twin.sequence.ids() == generate([1, 2, 3], 20) for twin in twins)
     assert {*walks} - {first.sequence} == ({twin.sequence for twin in twins} if lost else set())

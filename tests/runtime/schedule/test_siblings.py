@@ -1,0 +1,227 @@
+"""Samples of one prompt are one row until they differ: same tokens as alone, fewer computed."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from weft.runtime.engine import Engine
+from weft.runtime.execution.sampler import sample_rows, uniforms
+from weft.runtime.programs.events import TextPiece, ValueBound
+from weft.runtime.schedule.request import Request, Sampling
+from weft.runtime.simulator import ToyExecutor, toy_logits
+from weft.runtime.tracing.trace import Trace
+from weft.tests.runtime.schedule.toy_engine import VOCABULARY, drain, engine
+
+END = 7
+
+
+@cache
+def drawn(ids: tuple[int, ...], heat: float, key: int, position: int) -> tuple[int, float]:
+    """Return what one draw gives, and its log-probability."""
+    u = torch.from_numpy(uniforms(np.array([key], np.uint64), np.array([position])))
+    zero, one = torch.zeros(1), torch.ones(1)
+    logits = toy_logits(ids, VOCABULARY)[None]
+    token, logprob, _ = sample_rows(
+        logits, None, torch.tensor([heat]), zero.int(), one, zero, u
+    )  # fmt: skip
+    return int(token), float(logprob)
+
+
+def alone(ids: list[int], count: int, heat: float, key: int) -> tuple[list[int], list[float]]:
+    """Return the tokens of a sample and their log-probabilities, one after the other."""
+    new, logprobs = [], []
+    for position in range(count):
+        token, logprob = drawn((*ids, *new), heat, key, position)
+        if token == END:
+            break
+        new.append(token)
+        logprobs.append(logprob)
+    return new, logprobs
+
+
+def ask(machine, number, ids, count, heat, key, same="x", logprobs=True):
+    sequence = machine.create((number, 0))
+    sequence.append(ids)
+    sampling = Sampling(count, heat, ends=(END,), key=key)
+    request = Request(sequence, "gen", sampling, row=number, same=same, logprobs=logprobs)
+    machine.submit(request)
+    return request
+
+
+def rows_of(ids, keys, count, heat):
+    """Return how many rows of logits the samples of one prompt need: one for equal beginnings."""
+    found = set()
+    for key in keys:
+        new, _ = alone(ids, count, heat, key)
+        found |= {tuple(new[:at]) for at in range(min(len(new) + 1, count))}
+    return len(found)
+
+
+@pytest.mark.parametrize("heat", [0.02, 0.3, 1.5])
+def test_samples_have_one_row_until_they_differ(heat):
+    ids, keys, count = [1, 2, 3], range(12), 9
+    machine = engine(max_batch=32, max_tokens=64)
+    requests = [ask(machine, key, ids, count, heat, key) for key in keys]
+    drain(machine)
+    for request, key in zip(requests, keys, strict=True):
+        new, logprobs = alone(ids, count, heat, key)
+        assert request.generated().tolist() == new
+        assert request.token_logprobs == pytest.approx(logprobs)
+        assert request.reason == ("length" if len(new) == count else "end")
+    rows = rows_of(ids, keys, count, heat)
+    assert machine.computed_tokens == len(ids) - 1 + rows
+    assert rows < sum(len(alone(ids, count, heat, key)[0]) for key in keys)
+
+
+@pytest.mark.parametrize("what", ["same", "none", "tokens", "max_tokens", "heat", "begun"])
+def test_what_asks_something_else_has_a_row_of_its_own(what):
+    machine = engine()
+    ask(machine, 0, [1, 2, 3], 4, 0.02, 1, logprobs=False)
+    if what == "begun":
+        machine.step()
+    ids = [1, 2, 4] if what == "tokens" else [1, 2, 3]
+    ask(machine, 1, ids, 5 if what == "max_tokens" else 4, 0.03 if what == "heat" else 0.02, 2,
+        {"same": "y", "none": None}.get(what, "x"), logprobs=False)  # fmt: skip
+    assert not machine._shared.siblings
+    drain(machine)
+    assert machine.computed_tokens >= 3 + 2 * 4 - 1
+
+
+def test_those_who_leave_together_stay_together():
+    heat, keys = 0.3, range(60)
+    machine = engine(max_batch=64, max_tokens=64)
+    for key in keys:
+        ask(machine, key, [1, 2, 3], 6, heat, key)
+    machine.step()
+    siblings = machine._shared.siblings
+    first = {alone([1, 2, 3], 1, heat, key)[0][0] for key in keys}
+    assert 1 < len(first) < len(keys) / 2
+    assert len(siblings._leaders) + len(first) == len(keys)
+    drain(machine)
+    assert not siblings and not siblings._leaders and not siblings._open and not siblings._keys
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("gone", [0, 1, 5])
+def test_a_leader_or_a_sibling_that_is_cancelled_costs_no_other(steps, gone):
+    ids, heat, count = [1, 2, 3], 0.3, 8
+    machine = engine(max_batch=8)
+    requests = [ask(machine, key, ids, count, heat, key) for key in range(6)]
+    for _ in range(steps):
+        assert not machine.step()
+    machine.cancel(requests[gone])
+    assert len(drain(machine)) == 5
+    for key, request in enumerate(requests):
+        if key != gone:
+            assert request.generated().tolist() == alone(ids, count, heat, key)[0]
+    assert not machine._shared.siblings
+
+
+@given(
+    asked=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(1, 7), st.sampled_from([0.02, 0.3, 2.0]),
+                  st.integers(0, 5), st.integers(0, 3)),
+        min_size=1, max_size=14,
+    ),
+    pages=st.sampled_from([14, 60]), rows=st.sampled_from([1, 3, 8]), together=st.booleans(),
+    cancelled=st.sets(st.integers(0, 13), max_size=3),
+)  # fmt: skip
+def test_random_samples_are_what_they_are_alone(asked, pages, rows, together, cancelled):
+    """With preemptions, few places, equal keys, and prompts that share within a step."""
+    executor = ToyExecutor(VOCABULARY, num_pages=pages, page_size=2, max_batch=rows, max_tokens=16)
+    executor.copies_slots = together
+    machine = Engine(executor)
+    requests = []
+    for number, (prompt, count, heat, key, steps) in enumerate(asked):
+        ids = list(range(prompt, prompt + 5))
+        requests.append((ask(machine, number, ids, count, heat, key), ids, count, heat, key))
+        for _ in range(steps):
+            machine.step()
+        if number in cancelled and requests[-1][0].sequence.busy:
+            machine.cancel(requests.pop()[0])
+    drain(machine)
+    for request, ids, *how in requests:
+        new, logprobs = alone(ids, *how)
+        assert request.sequence.ids() == ids + new
+        assert request.token_logprobs == pytest.approx(logprobs)
+
+
+def test_a_step_that_fails_draws_again():
+    ids, heat, count = [1, 2, 3], 0.3, 6
+    machine = engine(max_batch=8)
+    requests = [ask(machine, key, ids, count, heat, key) for key in range(6)]
+    forward, failing = machine.executor.forward, iter([0, 1, 0, 1, 1, *[0] * 99])
+
+    def fails(step):
+        logits = forward(step)
+        if next(failing):
+            raise RuntimeError
+        return logits
+
+    machine.executor.forward = fails
+    while machine:
+        try:
+            machine.step()
+        except RuntimeError:
+            machine.check()
+    for key, request in enumerate(requests):
+        assert request.generated().tolist() == alone(ids, count, heat, key)[0]
+
+
+TYPES = {
+    "str": "str", "stop": 'str(stop="e")', "choice": 'choice["alpha", "alpine", "beta"]',
+    "int": "int(1..400)", "record": "Pair",
+}  # fmt: skip
+
+PROGRAM = """
+record Pair:
+    first: choice["a", "b"]
+    second: int(1..90)
+
+program draws(arg: str) -> str:
+    "About {{arg}}: "
+    fork 8 as words:
+        gen word({options}temperature={heat}): {type}
+        yield word
+    return "{{words}}"
+"""
+
+
+def text(type: str, heat: float) -> str:
+    name, _, options = TYPES[type].partition("(")
+    if type != "stop":
+        name, options = TYPES[type], ""
+    options = options.rstrip(")") + ", " if options else ""
+    return PROGRAM.format(options="max_tokens=24, " * (name in {"str", "Pair"}) + options,
+                          heat=heat, type=name)  # fmt: skip
+
+
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("heat", [0.1, 4.0])
+def test_types_stops_and_listeners_hold_for_each_sample(toy, type, heat):
+    program = text(type, heat)
+    trace = Trace(kernels=False)
+    executable = toy.compile(program, max_batch=3, max_tokens=32, trace=trace)
+    rows = executable.run_rows([{"arg": "x"}, {"arg": "y"}])
+    oracle = [toy.oracle(program)(number, arg=arg) for number, arg in enumerate("xy")]
+    assert rows.values == [each.value for each in oracle]
+    assert trace.hits_measured == trace.hits_predicted
+    assert rows.stats.deduplicated_tokens > 0
+    events = list(executable.stream(arg="x"))
+    for branch in range(8):
+        path = (("words", 0, branch),)
+        told = [each for each in events if getattr(each, "path", None) == path]
+        (value,) = (each.value for each in told if isinstance(each, ValueBound))
+        assert value == oracle[0].values["words"][branch]
+        if name_is_text(type):
+            assert "".join(e.text for e in told if isinstance(e, TextPiece)) == value
+    toy.assert_clean(executable)
+
+
+def name_is_text(type: str) -> bool:
+    return type in {"str", "stop", "choice"}
