@@ -112,6 +112,8 @@ class OffloadOptions:
         if isinstance(self.policy, str | Path):
             hint = "cost_model.policy_text.parse makes one of the text that weft tune saves"
             raise BadOption(problem=f"offload_policy is a Policy, not {self.policy!r}", hint=hint)
+        if self.policy is not None:
+            self._check_beside_policy()
         if self.schedule:
             one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
         one_of("offload_page_format", self.page_format, ("", *ASKED))
@@ -130,6 +132,14 @@ class OffloadOptions:
             raise BadOption(problem=problem, hint="left out, it is chosen")
         if self.host_memory < 0:
             raise BadOption(problem=f"offload_host_memory is at least 0, not {self.host_memory}")
+
+    def _check_beside_policy(self) -> None:
+        """Raise BadOption for what a policy has decided."""
+        beside = {f"offload_{name}" for name in ("policy", "host_memory", "prompt_tokens")}
+        others = [name for name in self.given if name not in beside]
+        if others:
+            problem = f"{', '.join(others)}: the policy (offload_policy) says that itself"
+            raise BadOption(problem=problem, hint="leave out one of the two")
 
     @property
     def given(self) -> list[str]:

@@ -12,12 +12,14 @@ from .parameters import (
     Argument,
     Attention,
     Gpu,
+    Host,
     Kv,
     KvHost,
     MaxLoss,
     Model,
     Name,
     Offload,
+    OffloadPolicy,
     Program,
     Remote,
     Target,
@@ -79,13 +81,9 @@ def run(
         Path | None, typer.Option(help="sparse attention's channels, if not the checkpoint's own")
     ] = None,
     gpu_memory: Gpu = "",
-    host_memory: Annotated[
-        str, typer.Option(help="with --gpu-memory: memory beside the CPU; the rest stays on disk")
-    ] = "",
+    host_memory: Host = "",
     offload: Offload = None,
-    offload_policy: Annotated[
-        Path | None, typer.Option(help="with --gpu-memory: a policy file, as weft tune writes it")
-    ] = None,
+    offload_policy: OffloadPolicy = None,
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
     seed: Annotated[int, typer.Option(help="what random draws begin from")] = 0,
     trace: Annotated[
@@ -160,11 +158,13 @@ def dump(
             "prefixes: svg (needs matplotlib)"
         ),
     ] = "",
-    weights: Weights = "f32",
+    weights: Weights = "",
     attention: Attention = "",
     max_loss: MaxLoss = None,
     gpu_memory: Gpu = "",
+    host_memory: Host = "",
     offload: Offload = None,
+    offload_policy: OffloadPolicy = None,
     spans: Annotated[bool, typer.Option(help="print each operation's place in the source")] = False,
     rows: Annotated[
         Path | None, typer.Option(help="prefixes: of the rows in this JSON lines file")
@@ -216,7 +216,9 @@ def explain(
         Path | None, typer.Option(help="show what the rows of this JSON lines file share")
     ] = None,
     gpu_memory: Gpu = "",
+    host_memory: Host = "",
     offload: Offload = None,
+    offload_policy: OffloadPolicy = None,
 ) -> None:
     """Say what each pass did, with source lines, what it left and why, and what a step costs."""
     from . import explain as command

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cost_model.hardware_file import hardware_path
+from .offload import offload_options
 from .render import emit, remarks
 from .rows import read_rows
-from .run import attention_options, key_options, offload_options, remote_options
+from .run import attention_options, key_options, remote_options
 
 if TYPE_CHECKING:
     from ..compiler import Compilation
@@ -48,7 +49,9 @@ class ExplainOptions:
     remote: list[str] | None
     rows: Path | None
     gpu_memory: str
+    host_memory: str
     offload: list[str] | None
+    offload_policy: Path | None
 
 
 def explain(options: ExplainOptions) -> None:
@@ -58,7 +61,7 @@ def explain(options: ExplainOptions) -> None:
 
     given: dict[str, Any] = {"weights": options.weights} if options.weights else {}
     given |= remote_options(options.remote)
-    given |= offload_options(options.gpu_memory, options.offload)
+    given |= offload_options(options, options.target, given)
     given |= key_options(options.kv_memory, options.kv_host_memory)
     chosen = Options.from_env().changed(target=options.target, **given)
     if options.threads:

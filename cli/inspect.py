@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..ir.diagnostics import WeftError, reason
+from .offload import offload_options
 from .render import console, emit, remarks
 from .rows import read_rows
-from .run import attention_options, offload_options
+from .run import attention_options
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class DumpOptions:
     attention: str
     max_loss: float | None
     gpu_memory: str
+    host_memory: str
     offload: list[str] | None
+    offload_policy: Path | None
     spans: bool
     rows: Path | None
 
@@ -41,11 +45,10 @@ def dump(options: DumpOptions) -> None:
         raise BadOption(problem="--diff shows what one pass changed: name it with --after PASS")
     stage = options.stage or "program"
     _check_for_stage(options, stage if options.after is None else "a pass (--after)")
-    chosen = Options.from_env().changed(
-        weights=options.weights,
-        **attention_options(options.attention, options.max_loss),
-        **offload_options(options.gpu_memory, options.offload),
-    )
+    given: dict[str, Any] = {"weights": options.weights} if options.weights else {}
+    given |= attention_options(options.attention, options.max_loss)
+    given |= offload_options(options, "cpu", given)
+    chosen = Options.from_env().changed(**given)
     if stage == "ast" and options.after is None:  # it needs no pass
         from ..frontend.ast_dump import dump as tree
         from ..frontend.open import open_program

@@ -88,6 +88,12 @@ Gpu = Annotated[
         "without --target cuda the GPU is simulated"
     ),
 ]
+Host = Annotated[
+    str, typer.Option(help="with --gpu-memory: memory beside the CPU; the rest stays on disk")
+]
+OffloadPolicy = Annotated[
+    Path | None, typer.Option(help="with --gpu-memory: a policy file, as weft tune writes it")
+]
 Offload = Annotated[
     list[str] | None,
     typer.Option(

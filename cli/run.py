@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from ..ir.diagnostics import RunError, reason
 from ..ir.display.units import bytes_text, counted, seconds_text
 from .live import LiveView, LoadingBar, as_json, compiling, print_value
+from .offload import named_values, offload_options
 from .output import check_file, write_file
 from .render import emit, parse_size, remarks
 from .routing import check_recording, recording
 from .rows import RowsFailed, check_out, completed, read_rows, telling_the_line
 
 if TYPE_CHECKING:
-    from ..cost_model.policy import Policy
     from ..runtime.executable import Executable
     from ..runtime.results import Stats
 
@@ -28,13 +27,6 @@ class BadArgument(RunError):
 
     template = "--arg {text}: {problem}"
     hint = "write name=value; name=@FILE reads a file, and lists are JSON: sides='[\"a\"]'"
-
-
-class BadPolicy(RunError):
-    """A policy file that cannot be read, or holds no policy."""
-
-    template = "{path}: {problem}"
-    hint = "--offload-policy takes a file that weft tune writes"
 
 
 class NoTraceThere(RunError):
@@ -146,11 +138,7 @@ def _compile(
     batch = 1 if rows is None else len(rows)
     given |= attention_options(options.attention, options.max_loss, batch)
     given["calibration"] = options.calibration
-    given |= offload_options(options.gpu_memory, options.offload)
-    if options.host_memory:
-        given["offload_host_memory"] = parse_size(options.host_memory)
-    if options.offload_policy:
-        given |= policy_options(read_policy(options.offload_policy), options.target, given)
+    given |= offload_options(options, options.target, given)
     chosen = Options.from_env().changed(
         target=options.target,
         tp=options.tp,
@@ -181,7 +169,7 @@ def remote_options(texts: list[str] | None) -> dict[str, Any]:
     """Return the options that `--remote NAME=VALUE`, perhaps several times, stand for."""
     from ..options import RemoteOptions
 
-    return RemoteOptions.parse(_named_values("--remote", texts))
+    return RemoteOptions.parse(named_values("--remote", texts))
 
 
 def attention_options(attention: str, max_loss: float | None, batch: int = 1) -> dict[str, Any]:
@@ -196,55 +184,6 @@ def key_options(memory: str, host_memory: str) -> dict[str, Any]:
     """Return the options that `--kv-memory` and `--kv-host-memory` stand for."""
     given = {"kv_memory": memory, "kv_host_memory": host_memory}
     return {name: parse_size(text) for name, text in given.items() if text}
-
-
-def offload_options(gpu_memory: str, texts: list[str] | None) -> dict[str, Any]:
-    """Return the options that `--gpu-memory` and `--offload NAME=VALUE` stand for."""
-    from ..options import OffloadOptions
-
-    given = OffloadOptions.parse(_named_values("--offload", texts))
-    return given | ({"gpu_memory": parse_size(gpu_memory)} if gpu_memory else {})
-
-
-def read_policy(path: Path) -> Policy:
-    """Read a policy file; raises BadPolicy."""
-    from ..cost_model.placement import PolicyError
-    from ..cost_model.policy_text import parse
-
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadPolicy(path=path, problem=reason(error)) from None
-    except PolicyError as error:
-        raise BadPolicy(path=path, problem=error.message) from None
-
-
-def policy_options(policy: Policy, target: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options under which a policy is what it was made for: its sequences, the rows of
-    its passes, the format of its weights unless another was asked for."""
-    from ..options import GPU_DEFAULTS, Options
-
-    usual = GPU_DEFAULTS["max_tokens"] if target == "cuda" else Options.max_tokens
-    weights = policy.page_format if policy.page_format in ("f32", "bf16") else "bf16"
-    return {
-        "offload_policy": policy,
-        "max_batch": policy.batch,
-        "max_tokens": max(policy.prefill_tokens or usual, policy.batch),
-        "weights": given.get("weights", weights),
-    }
-
-
-def _named_values(flag: str, texts: list[str] | None) -> dict[str, str]:
-    """Return what a flag of NAME=VALUE, perhaps several times, gives; raises BadOption."""
-    from ..options import BadOption
-
-    found: dict[str, str] = {}
-    for text in texts or []:
-        name, _, value = (part.strip() for part in text.partition("="))
-        if name in found:
-            raise BadOption(problem=f"{flag} {name}= is given twice")
-        found[name] = value
-    return found
 
 
 def _run_once(

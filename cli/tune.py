@@ -122,8 +122,13 @@ def _question(options: TuneOptions) -> _Question:
     from ..cost_model.hrm.shape import MoeShape, Workload
 
     element = DTYPE_BYTES[options.kv] if options.kv else 0
-    shape = MoeShape.of(config_of(options.model), options.pages, element)
+    config = config_of(options.model)
+    shape = MoeShape.of(config, options.pages, element)
     workload = Workload(options.prompt, options.new, options.overlap)
+    if workload.full_context > config.context_length:
+        problem = f"prompts of {options.prompt} and {options.new} generated tokens are too long"
+        hint = f"{options.model} has a context of {config.context_length}: lower --prompt or --new"
+        raise BadOption(problem=problem, hint=hint)
     hardware = (
         hardware_file.load(options.hardware)
         if options.hardware

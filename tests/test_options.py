@@ -1,13 +1,18 @@
 """Options: environment, unknown names, impossible values."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from weft.cli.errors import as_typed
+from weft.cli.offload import offload_options
 from weft.cli.render import parse_size
-from weft.cli.run import offload_options
 from weft.compiler import Compilation
 from weft.compiler.stages import UnknownKernel, UnknownStage
+from weft.cost_model import policy_text
+from weft.cost_model.placement import Placement
+from weft.cost_model.policy import Policy
 from weft.ir.display.units import Size, bytes_text, least_size, seconds_text
 from weft.options import BadOption, Launch, Options
 
@@ -140,6 +145,29 @@ def test_a_choice_that_may_be_left_out_is_not_listed_as_nothing() -> None:
         Options(activations="fp7")
 
 
+def divided(*offload: str, **more: Any) -> Any:
+    """What a command has of a divided model's options."""
+    none = {"gpu_memory": "20MiB", "host_memory": "", "offload_policy": None}
+    return SimpleNamespace(offload=[*offload], **none | more)
+
+
+@pytest.mark.parametrize("typed", [
+    "schedule=s3", "micro_batches=2", "cpu_experts=2", "cpu_experts=0", "pages_per_expert=2",
+    "kv_gpu=0.5", "page_format=int8", "routing=r.npz",
+])  # fmt: skip
+def test_what_a_policy_says_is_not_said_beside_it(typed, tmp_path):
+    file = tmp_path / "policy.txt"
+    file.write_text(policy_text.dumps(Policy(8, 4, "cpu", (Placement("ssss"),) * 2, 4, 1, 8)))
+    given = offload_options(divided(typed, host_memory="1GiB", offload_policy=file), "cpu", {})
+    with pytest.raises(BadOption) as found:
+        Options().changed(**given)
+    name = typed.partition("=")[0]
+    said = f"--offload {name}=: the policy (--offload-policy) says that itself"
+    assert said in as_typed(found.value).message
+    given.pop(f"offload_{name}")
+    assert Options().changed(**given).offload.policy.batch == 8
+
+
 @pytest.mark.parametrize(("typed", "said"), [
     ("schedule", "--offload schedule= has no value"),
     ("schedule=", "--offload schedule= has no value"),
@@ -153,7 +181,7 @@ def test_a_choice_that_may_be_left_out_is_not_listed_as_nothing() -> None:
 ])  # fmt: skip
 def test_an_offload_option_is_refused_as_it_was_typed(typed, said):
     with pytest.raises(BadOption) as found:
-        Options().changed(**offload_options("20MiB", [typed]))
+        Options().changed(**offload_options(divided(typed), "cpu", {}))
     assert said in as_typed(found.value).message
 
 

@@ -79,7 +79,7 @@ def few_settings(bench: Bench) -> tuple[list[Setting], list[Setting]]:
     One micro-batch reads a page of the CPU's once; with two, attention runs beside the experts.
     One and a half: one and two in turn.
     """
-    base = lean(replace(bench.base, batch=bench.n320, policy=None))
+    base = lean(replace(bench.base, batch=bench.n320))
     if bench.tiny:
         return [base], [replace(base, cpu_experts=1, micro_batches=1)]
     base = replace(base, max_tokens=FEW_TOKENS)

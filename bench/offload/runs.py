@@ -68,7 +68,6 @@ class Setting:
     max_tokens: int = 4096
     skew: float = 0.0
     threads: int = 0
-    policy: Policy | None = None
     cache: Any = None
     steps: int = 0
     seconds: float = 0.0
@@ -214,7 +213,7 @@ def offloading(setting: Setting) -> Offloading:
         offload_cpu_experts=setting.cpu_experts, offload_host_memory=setting.host_memory,
         offload_page_format=setting.page_format,
         offload_pages_per_expert=setting.pages_per_expert, offload_kv_gpu=setting.kv_gpu,
-        offload_policy=setting.policy, offload_prompt_tokens=arriving_tokens(setting),
+        offload_prompt_tokens=arriving_tokens(setting),
         prove=find_spec("z3") is not None,
         **({"cache": setting.cache} if setting.cache else {}),
     )  # fmt: skip
@@ -369,7 +368,7 @@ def with_schedule(setting: Setting, schedule: str) -> Setting:
     Attention on the GPU takes whole prompts, so that its buffers are those of a pass: without a
     prefill they are those of a step, and leave more room for pages.
     """
-    other = lean(replace(setting, schedule=schedule, policy=None))
+    other = lean(replace(setting, schedule=schedule))
     small = schedule == "s4" and not other.prefill
     return replace(other, max_tokens=other.batch) if small else other
 

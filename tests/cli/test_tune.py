@@ -3,9 +3,11 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import weft
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.compiler.stages import NoPictures
@@ -14,6 +16,9 @@ from weft.cost_model.hardware_file import dumps, load
 from weft.cost_model.hrm.popularity import BadPopularity
 from weft.cost_model.hrm.shape import NoExperts, UnevenPages
 from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
+from weft.cost_model.placement import Placement
+from weft.cost_model.policy import Policy
+from weft.cost_model.policy_text import dumps as policy_text
 from weft.cost_model.policy_text import loads
 from weft.frontend.checkpoint import UnknownModel
 from weft.ir.diagnostics import WeftError
@@ -86,6 +91,7 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
         (("tiny-moe", "--popularity", "none.json"), BadPopularity, "none.json cannot be read"),
         (("tiny-moe", "--popularity", __file__), BadPopularity, "line 1 column 3: no JSON"),
         (("tiny-moe", "--batch", -1), BadOption, "are not negative"),
+        (("tiny-moe", "--prompt", 8000, "--new", 200), BadOption, "are too long\nhint: .* of 8192"),
         (("tiny-moe", "--kv", "int3"), BadOption, "not kept as 'int3'"),
         (("tiny-moe", "--plot", "rates.pdf"), BadOption, "neither .svg nor .png"),
         (("tiny-moe", "--measured", "r.json"), BadOption, "for the points of a --plot"),
@@ -95,6 +101,17 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
 def test_errors(arguments, error, message: str) -> None:
     with pytest.raises(error, match=message):
         tune(*arguments)
+
+
+def test_explain_says_how_a_policy_fits(tmp_path) -> None:
+    """`weft run` tells only what came of it."""
+    chat = Path(weft.__file__).parent / "examples" / "chat.weft"
+    file = tmp_path / "policy.txt"
+    file.write_text(policy_text(Policy(8, 4, "cpu", (Placement("rrssssss"),) * 5, 8, 1, 12)))
+    options = ["--gpu-memory", "20MiB", "--host-memory", "12MiB", "--offload-policy", str(file)]
+    told = CliRunner().invoke(app, ["explain", str(chat), "-m", "tiny-moe", *options,
+                                    "--kv-memory", "4MiB"]).output  # fmt: skip
+    assert "policy given, but 12 pages more come from disk: host memory holds no more" in told
 
 
 @pytest.mark.slow
