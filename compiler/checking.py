@@ -146,7 +146,8 @@ def _unfit(function: Callable[..., Any], arguments: int) -> str | None:
 
 def _of_constraints(module: Module) -> Iterator[WeftError]:
     """Yield the gens whose pattern, schema or grammar cannot be followed."""
-    from ..runtime.constraints.constraint import BadConstraint, Constraints
+    from ..runtime.constraints.constraint import Constraints
+    from ..runtime.constraints.matcher import BadConstraint
 
     tokenizer, records = open_checkpoint(VOCABULARY).tokenizer, records_of(module)
     tables, constraints = ConstraintTables(tokenizer), Constraints(tokenizer, tokenizer.size)

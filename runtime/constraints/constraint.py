@@ -1,62 +1,17 @@
-"""Constraints on generated tokens: what may come next, what must, and when the text is complete."""
+"""The constraints of a plan, compiled: those with tables, and those that llguidance works out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from ...ir.core import Module, thaw
-from ...ir.diagnostics import RunError
 from ...ir.token_table import TokenTable
 from ...ir.vocabulary import Tokenizer
+from .matcher import BadConstraint, Constraint, Matcher
 from .table_matcher import TableConstraint
 from .whole import fits
-
-
-class BadConstraint(RunError):
-    """A constraint that cannot be compiled, or is too large to be followed."""
-
-    template = "the {what} cannot be followed: {problem}"
-
-
-class Matcher(Protocol):
-    """The state of one constrained generation."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything is allowed from now on, so that nobody need ask again."""
-        ...
-
-    def fill(self, masks: np.ndarray, row: int) -> None:
-        """Write the bitmask of allowed tokens into `masks[row]` (int32 words)."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """Advance by a token that the mask allows."""
-        ...
-
-    def forced(self) -> list[int]:
-        """Return the tokens that must come next, canonically tokenized; does not advance."""
-        ...
-
-    def is_complete(self) -> bool:
-        """Whether the text is complete and nothing may follow."""
-        ...
-
-    def fork(self) -> Matcher:
-        """Return an independent copy."""
-        ...
-
-
-class Constraint(Protocol):
-    """A compiled constraint."""
-
-    def start(self, heal: str = "", opening: str = "") -> Matcher:
-        """Return a matcher of texts after `heal`, of which `opening` is in the prompt already."""
-        ...
 
 
 class Constraints:
@@ -79,6 +34,7 @@ class Constraints:
         if table is not None:
             self._compiled[name] = TableConstraint(table, self._tokenizer, self._vocab_size)
             return
+
         from .guided import GuidedConstraint
 
         self._compiled[name] = GuidedConstraint(kind, source, self._guide)

@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import fill_next_token_bitmask
 
 from ...ir.vocabulary import Tokenizer
-from .constraint import BadConstraint
+from .matcher import BadConstraint
 
 JSON_OPTIONS = {
     "whitespace_flexible": False,

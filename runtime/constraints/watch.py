@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .constraint import BadConstraint, Matcher
 from .heal import HealMatcher
+from .matcher import BadConstraint, Matcher
 from .stops import (
     PatternScanner,
     Pieces,

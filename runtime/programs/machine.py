@@ -10,8 +10,9 @@ from ...ir.core import Module, Operation, Symbol, thaw
 from ...ir.token_table import TokenTable
 from ...ir.values import records_of
 from ...ir.vocabulary import Tokenizer
-from ..constraints.constraint import Constraints, Matcher
+from ..constraints.constraint import Constraints
 from ..constraints.heal import HealTable
+from ..constraints.matcher import Matcher
 from ..constraints.stops import TokenBytes
 from ..constraints.watch import Watch
 from ..schedule.row_costs import Meter

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..constraints.constraint import Matcher
 from ..constraints.heal import HealMatcher
+from ..constraints.matcher import Matcher
 from ..constraints.stops import TokenBytes
 from ..constraints.table_matcher import TableConstraint, TableMatcher
 from ..devices.staging import Carry, Layout, Staging

@@ -8,7 +8,7 @@ import pytest
 from weft.frontend.lower import lower
 from weft.frontend.open import open_program
 from weft.ir.values import UnreadableValue
-from weft.runtime.constraints.constraint import BadConstraint
+from weft.runtime.constraints.matcher import BadConstraint
 from weft.runtime.constraints.whole import fits
 from weft.runtime.programs.model_calls import ProgramFailed
 

@@ -13,7 +13,7 @@ from weft.ir.core import Term
 from weft.ir.diagnostics import CapacityError, RunError
 from weft.ir.evaluate import ValueFailed
 from weft.ir.vocabulary import EMPTY_OPTION, NO_OPTIONS
-from weft.runtime.constraints.constraint import BadConstraint
+from weft.runtime.constraints.matcher import BadConstraint
 from weft.runtime.programs.arguments import BadArguments, Written
 from weft.runtime.programs.coerce import Mismatch, coerce
 from weft.runtime.programs.model_calls import ProgramFailed
