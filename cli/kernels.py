@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as text
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .explain import check_size, decode_input, hardware_here, with_room
@@ -87,13 +87,19 @@ def _compilation(options: KernelOptions) -> Compilation:
 
 
 def gpu_hardware() -> Hardware:
-    """Return the ceilings of a GPU: those of an H200 as measured; another card's are not known."""
-    from ..cost_model.hardware_file import load
+    """Return the ceilings of this GPU, the first of its levels: the shipped ones of an H200, and of
+    another card what `weft calibrate` measured of it; else an H200's, with a remark."""
+    from ..cost_model.hardware_file import load, measured_or_shipped
     from ..runtime.devices.device import Device
 
     name = Device.find().name
-    if "H200" not in name:
-        remarks().print(f"roofs are those of an H200, this is a {name}")
+    if "H200" in name:
+        return load("h200")
+    found = measured_or_shipped()
+    if name in str(found.provenance.get("device", "")):
+        gpu = found.of_kind("gpu")
+        return replace(found, levels=(gpu, *(each for each in found.levels if each is not gpu)))
+    remarks().print(f"roofs are those of an H200, this is a {name}: `weft calibrate` measures it")
     return load("h200")
 
 

@@ -39,13 +39,14 @@ class Work:
         return self.flops / self.bytes if self.bytes else 0.0
 
     def __add__(self, other: Work) -> Work:
+        """Both one after the other; the sum has the data type of the matrix products in it."""
         return Work(
             self.flops + other.flops,
             self.weight_bytes + other.weight_bytes,
             self.activation_bytes + other.activation_bytes,
             self.kv_read_bytes + other.kv_read_bytes,
             self.kv_written_bytes + other.kv_written_bytes,
-            self.dtype,
+            other.dtype if other.dense and not self.dense else self.dtype,
             self.dense or other.dense,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from ..ir.diagnostics import PassError
@@ -74,17 +75,29 @@ def simulate(
     """Return the timeline of tasks whose predecessors include the one before on their queue.
 
     `capacities` gives each shared resource's amount a second; one that is left out is unbounded.
-    Raises SimulationError for a task without a cost, and for tasks that wait in a circle.
+    Raises SimulationError for a task without a cost, or with one that is no time, for a resource
+    that gives nothing, and for tasks that wait in a circle.
     """
-    missing = next((task.name for task in tasks if task.name not in costs), None)
-    if missing is not None:
-        raise SimulationError(problem=f"task {missing} has no cost")
+    _check([task.name for task in tasks], costs, capacities or {})
     queues: dict[str, list[str]] = {}
     for task in tasks:
         queues.setdefault(task.queue, []).append(task.name)
     run = _Run(predecessors, costs, capacities or {})
     run.all([task.name for task in tasks])
     return Timeline(run.start, run.end, {q: tuple(n) for q, n in queues.items()})
+
+
+def _check(
+    names: Sequence[str], costs: Mapping[str, Cost], capacities: Mapping[str, float]
+) -> None:  # fmt: skip
+    for name in names:
+        if name not in costs:
+            raise SimulationError(problem=f"task {name} has no cost")
+        if not 0 <= costs[name].seconds < inf:
+            raise SimulationError(problem=f"task {name} takes {costs[name].seconds} seconds")
+    for resource, amount in capacities.items():
+        if not amount > 0:
+            raise SimulationError(problem=f"{resource} gives {amount} a second")
 
 
 class _Run:

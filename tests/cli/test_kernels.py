@@ -1,9 +1,14 @@
 """`weft kernels`: each kernel of a step, with its share of the roof."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import weft.runtime.execution.compiled_executor as executor
+from weft.cli.kernels import gpu_hardware
+from weft.cost_model.hardware_file import load, save
+from weft.runtime.devices.device import Device
 from weft.tests.cli.test_cli import HELLO, weft
 
 
@@ -33,3 +38,22 @@ def test_kernels_and_explain_tell_the_same_measured_times(tmp_path, monkeypatch)
     table = weft("explain", file).split("\na decode step: ")[1].splitlines()[3:]
     rows = [line.split() for line in table if line.startswith("graph.")]
     assert sum(float(row[3]) for row in rows) == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("card", "measured", "ceilings", "told"),
+    [("NVIDIA H200", "NVIDIA H200", "h200", ""), ("NVIDIA A100", "NVIDIA A100", "mine", ""),
+     ("NVIDIA A100", "NVIDIA L4", "h200", "of an H200, this is a NVIDIA A100: `weft calibrate`")],
+)  # fmt: skip
+def test_roofs_are_those_that_were_measured_of_this_gpu(
+    card, measured, ceilings, told, tmp_path, monkeypatch, capsys
+):
+    file, shipped = tmp_path / "cpu.json", load("h200")
+    levels = shipped.levels[::-1]  # `weft calibrate` has the CPU first
+    save(replace(shipped, name="mine", levels=levels, provenance={"device": f"x with {measured}"}),
+         file)  # fmt: skip
+    monkeypatch.setattr("weft.cost_model.hardware_file.hardware_path", lambda: file)
+    monkeypatch.setattr(Device, "find", staticmethod(lambda: SimpleNamespace(name=card)))
+    found = gpu_hardware()
+    assert (found.name, found.level().kind, len(found.levels)) == (ceilings, "gpu", 2)
+    assert told in " ".join(capsys.readouterr().err.split()) or not told

@@ -1,5 +1,6 @@
 """The simulator of pipelines: order, waits, sharing, and what cannot run."""
 
+import math
 from typing import NamedTuple
 
 import pytest
@@ -56,6 +57,14 @@ def test_what_cannot_run() -> None:
     costs = {"a": Cost(1.0), "b": Cost(1.0)}
     with pytest.raises(SimulationError, match="task a never starts: it waits for b"):
         simulate(tasks, {"a": ["b"], "b": ["a"]}, costs)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
+def test_what_is_no_time_or_gives_nothing_is_refused(seconds: float) -> None:
+    with pytest.raises(SimulationError, match=f"task a takes {seconds} seconds"):
+        simulate([Task("a", "x")], {"a": []}, {"a": Cost(seconds)})
+    with pytest.raises(SimulationError, match="link gives 0.0 a second"):
+        simulate([Task("a", "x")], {"a": []}, {"a": Cost(1.0, {"link": 1.0})}, {"link": 0.0})
 
 
 @st.composite
