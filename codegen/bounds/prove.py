@@ -20,8 +20,8 @@ from ...ir.tile import extents_of
 from ...ir.tile_checks import WRITES
 
 EFFORT = 10_000_000
-"""Steps of z3's that one question may take, some ten seconds: the hardest takes a thousandth part.
-A clock in their place would let a busy machine refuse kernels that are in bounds."""
+"""Steps of z3's that an access may take, some ten seconds: the hardest takes a thousandth part. A
+clock in their place would let a busy machine refuse kernels that are in bounds."""
 _ACCESSES = WRITES | {"tile.load"}
 
 

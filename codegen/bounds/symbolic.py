@@ -32,8 +32,7 @@ class Values:
 
     def __init__(self, kernel: Operation, effort: int) -> None:
         self.kernel = kernel
-        self._solver, self._told = z3.Solver(), [0, 0]
-        self._solver.set("rlimit", effort)
+        self._solver, self._told, self._effort = z3.Solver(), [0, 0], effort
         self.contents = Contents(kernel)
         self.programs = [z3.Int(f"program_{axis}") for axis in range(len(kernel["grid"]))]
         self.loops: dict[str, Loop] = {}
@@ -58,8 +57,9 @@ class Values:
             self._carried[value.name] = (loop, position)
 
     @contextmanager
-    def assuming(self, conditions: Sequence[Any]) -> Iterator[z3.Solver]:
-        """Give a solver that knows conditions, and what holds of the terms given so far.
+    def assuming(self, conditions: Sequence[Any], effort: int | None = None) -> Iterator[z3.Solver]:
+        """Give a solver that knows conditions, and what holds of the terms given so far; of less
+        `effort` a question, if that is given.
 
         One solver serves a kernel: what holds of terms only grows, and to tell it anew for each
         question took most of a proof's time.
@@ -69,6 +69,7 @@ class Values:
             self._told[place] = len(known)
         self._solver.push()
         self._solver.add(*conditions)
+        self._solver.set("rlimit", min(effort or self._effort, self._effort))
         yield self._solver
         self._solver.pop()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from weft.codegen.bounds import prove
+from weft.codegen.bounds import prove, symbolic_loops
 from weft.codegen.bounds.prove import (
     EFFORT,
     BoundsProof,
@@ -179,6 +179,16 @@ def test_fault_is_found(name: str) -> None:
         prove_bounds(build())
     assert f"of {buffer} is not proven" in caught.value.message
     assert "in this operation: " in str(caught.value)
+
+
+def test_a_guess_that_takes_too_long_is_given_up_and_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = GOOD["carried index"]()
+    assert {access.by for access in prove_bounds(kernel).accesses} == {"invariant"}
+    monkeypatch.setattr(symbolic_loops, "GUESS", 1)
+    with pytest.raises(UnprovenAccess):
+        prove_bounds(kernel)
 
 
 def test_counter_example_names_what_a_person_needs() -> None:
