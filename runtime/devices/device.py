@@ -10,6 +10,7 @@ import torch
 
 from ...ir.diagnostics import CapacityError, WeftError
 from ...ir.display.units import sizes
+from .pinned import keep_for_ever
 
 GIB = 1 << 30
 WORKSPACE = 3 * GIB
@@ -60,6 +61,7 @@ class DeviceLost(WeftError):
         "rows that are done stand in the journal; look at nvidia-smi, then run the same command "
         "again"
     )
+    abrupt = True  # what lies on the device cannot be freed, and torch ends the process by a signal
 
 
 class DeviceFull(CapacityError):
@@ -84,7 +86,10 @@ def device_error(error: RuntimeError) -> WeftError | None:
         now = Device.find()
         held = max(0, now.total - now.free - now.own)
         return DeviceFull(**sizes(free=now.free, total=now.total, held=held))
-    return DeviceLost(problem=text.strip().splitlines()[0]) if failed else None
+    if not failed:
+        return None
+    keep_for_ever()
+    return DeviceLost(problem=text.strip().splitlines()[0])
 
 
 @contextmanager

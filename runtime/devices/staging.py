@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...ir.diagnostics import CapacityError
+from .pinned import staged
 
 ALIGNMENT = 64
 """Integers at whose multiples arrays begin: 256 bytes, so that kernels may read them in blocks."""
@@ -69,9 +70,7 @@ class Staging:
         self.capacity, self._carry = capacity, carry
         self.device = torch.zeros(capacity, dtype=torch.int32, device=device)
         self._on_gpu = device.type == "cuda"
-        self._host = [
-            torch.zeros(capacity, dtype=torch.int32, pin_memory=self._on_gpu) for _ in range(DEPTH)
-        ]
+        self._host = [staged((capacity,), torch.int32, self._on_gpu) for _ in range(DEPTH)]
         self._arrays = [tensor.numpy() for tensor in self._host]
         self._sent = [torch.cuda.Event() if self._on_gpu else None for _ in range(DEPTH)]
         self._turn = 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..devices.device import device_errors
+from ..devices.pinned import staged
 from ..devices.staging import Carry
 
 DEPTH = 3
@@ -25,10 +26,7 @@ class Drawn:
         self.token = self.block[0]
         self.logprob, self.margin = (row.view(torch.float32) for row in self.block[1:])
         self._on_gpu = device.type == "cuda"
-        self._host = [
-            torch.zeros((3, max_rows), dtype=torch.int32, pin_memory=self._on_gpu)
-            for _ in range(DEPTH)
-        ]
+        self._host = [staged((3, max_rows), torch.int32, self._on_gpu) for _ in range(DEPTH)]
         self._turn = 0
 
     def views(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:

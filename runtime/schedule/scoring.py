@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..devices.device import device_errors
+from ..devices.pinned import staged
 from .batch import Chunk
 from .request import Request
 
@@ -25,7 +26,7 @@ class Found:
         ascend."""
         places = torch.from_numpy(np.stack([rows % ROWS, words]).astype(np.int64))
         self._event, on_gpu = None, logits.is_cuda
-        self._values = torch.empty(len(rows), pin_memory=on_gpu)
+        self._values = staged((len(rows),), torch.float32, on_gpu)
         if on_gpu:
             places = places.pin_memory().to(logits.device, non_blocking=True)
         row, word = places
