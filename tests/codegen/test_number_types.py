@@ -91,6 +91,11 @@ def test_interpreted(triton_interpreter: Any) -> None:
     agree_in_all(triton_interpreter.run)
 
 
+@pytest.mark.gpu
+def test_gpu(gpu: Callable[..., list[Any]]) -> None:
+    agree_in_all(gpu)
+
+
 @pytest.mark.parametrize("dtype", NUMPY)
 def test_what_a_reduction_starts_from_changes_nothing(dtype: str) -> None:
     known = np.iinfo(NUMPY[dtype])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,24 @@ def divided() -> Operation:
     return b.finish("1", requires=("0 <= y[*] < 9",))
 
 
-def test_what_may_be_negative_is_divided_as_the_reference_divides_it(
-    triton_interpreter: Any,
-) -> None:
+def divide_alike(run: Callable[..., list[Any]]) -> None:
     arguments = [np.arange(-8, 8, dtype="i4"), np.arange(16, dtype="i4") % 7 + 1,
                  np.zeros((len(DIVISIONS), 16), "i4")]  # fmt: skip
-    found = triton_interpreter.run(divided(), arguments)[2]
+    found = run(divided(), arguments)[2]
     run_kernel(divided(), *arguments)
     for text, got, wanted in zip(DIVISIONS, found, arguments[2], strict=True):
         np.testing.assert_array_equal(got, wanted, text)
+
+
+def test_what_may_be_negative_is_divided_as_the_reference_divides_it(
+    triton_interpreter: Any,
+) -> None:
+    divide_alike(triton_interpreter.run)
+
+
+@pytest.mark.gpu
+def test_gpu(gpu: Callable[..., list[Any]]) -> None:
+    divide_alike(gpu)
 
 
 def of_bits(text: str) -> Operation:
