@@ -215,11 +215,13 @@ class Service:
     def _refused(self, bad: _BadStatus, path: str, what: str) -> Exception:
         text = bad.text.replace(self._key, "***") if self._key else bad.text
         found = refusal(bad.status, text, self.address.base, path, what, delay_of(bad.headers))
-        about_model = bad.status == 404 or (bad.status == 400 and "model" in text.lower())
-        if about_model and path != "/models" and self.address.name:
+        name = self.address.name
+        told = "model" in text.lower() or repr(name) in text
+        about_model = bad.status == 404 or (bad.status == 400 and told)
+        if about_model and path != "/models" and name:
             listed = self.names()
-            if listed and self.address.name not in listed:
-                return self.unknown("model", self.address.name)
+            if listed and name not in listed:
+                return self.unknown("model", name)
         return found
 
     def _events(self, response: httpx.Response, what: str) -> Iterator[Any]:

@@ -113,10 +113,14 @@ def test_the_key_comes_from_the_environment_and_shows_nowhere():
     assert options.remote.key == KEY and KEY not in repr(options)
 
 
-@pytest.mark.parametrize("status", [404, 400])
-def test_an_unknown_model_is_told_with_those_that_there_are(fake, status):
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(404, "The model `m` does not exist."), (400, "The model `m` does not exist."),
+     (400, "Server is pinned to 'large'; requested 'm'.")],
+)  # fmt: skip
+def test_an_unknown_model_is_told_with_those_that_there_are(fake, status, said):
     fake.models = [{"id": "large"}, {"id": "small"}]
-    fake.answers(fake.failed(status, "The model `m` does not exist."))
+    fake.answers(fake.failed(status, said))
     with pytest.raises(UnknownRemoteModel, match="'m'(.|\n)*'large', 'small'"):
         compiled(fake).run()
 
