@@ -49,7 +49,8 @@ def test_every_file_of_kernels_tests_is_watched() -> None:
     """But those of emitted text alone: what they run are no kernels of ours."""
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests/codegen").glob("test_*.py")
              if re.search(r"^(@| +)pytest\.mark\.gpu\b", path.read_text(), re.M)}  # fmt: skip
-    text = {f"tests/codegen/test_triton_{what}.py" for what in ("barriers", "reductions")}
+    alone = "number_types", "triton_barriers", "triton_reductions", "triton_signs"
+    text = {f"tests/codegen/test_{what}.py" for what in alone}
     watched = {each for tests in CHECKS["memcheck"] for each in tests}
     assert files - text <= watched and len(files) > 10
 
