@@ -21,22 +21,21 @@ END = 7
 
 
 @cache
-def drawn(ids: tuple[int, ...], heat: float, key: int, position: int) -> tuple[int, float]:
-    """Return what one draw gives, and its log-probability."""
+def drawn(ids: tuple[int, ...], heat: float, key: int, position: int) -> tuple[int, float, float]:
+    """Return what one draw gives, its log-probability, and its margin."""
     u = torch.from_numpy(uniforms(np.array([key], np.uint64), np.array([position])))
     zero, one = torch.zeros(1), torch.ones(1)
     logits = toy_logits(ids, VOCABULARY)[None]
-    token, logprob, _ = sample_rows(
-        logits, None, torch.tensor([heat]), zero.int(), one, zero, u
-    )  # fmt: skip
-    return int(token), float(logprob)
+    found = sample_rows(logits, None, torch.tensor([heat]), zero.int(), one, zero, u)
+    token, logprob, margin = (each.item() for each in found)
+    return int(token), logprob, margin
 
 
 def alone(ids: list[int], count: int, heat: float, key: int) -> tuple[list[int], list[float]]:
     """Return the tokens of a sample and their log-probabilities, one after the other."""
     new, logprobs = [], []
     for position in range(count):
-        token, logprob = drawn((*ids, *new), heat, key, position)
+        token, logprob, _ = drawn((*ids, *new), heat, key, position)
         if token == END:
             break
         new.append(token)
@@ -73,6 +72,9 @@ def test_samples_have_one_row_until_they_differ(heat):
         assert request.generated().tolist() == new
         assert request.token_logprobs == pytest.approx(logprobs)
         assert request.reason == ("length" if len(new) == count else "end")
+        draws = [drawn((*ids, *new[:at]), heat, key, at) for at in range(min(len(new) + 1, count))]
+        assert request.margin == min(margin for *_, margin in draws)
+        assert machine.hits.take(key).sent == len(ids)
     rows = rows_of(ids, keys, count, heat)
     assert machine.computed_tokens == len(ids) - 1 + rows
     assert rows < sum(len(alone(ids, count, heat, key)[0]) for key in keys)
@@ -203,7 +205,8 @@ def text(type: str, heat: float) -> str:
 
 @pytest.mark.parametrize("type", TYPES)
 @pytest.mark.parametrize("heat", [0.1, 4.0])
-def test_types_stops_and_listeners_hold_for_each_sample(toy, type, heat):
+def test_types_stops_and_listeners_hold_for_each_sample(toy, type, heat, monkeypatch):
+    monkeypatch.setattr(ToyExecutor, "takes_words", True, raising=False)
     program = text(type, heat)
     trace = Trace(kernels=False)
     executable = toy.compile(program, max_batch=3, max_tokens=32, trace=trace)
