@@ -164,11 +164,11 @@ class SharedTexts:
     def _apart(self, words: list[str], whole: list[int]) -> list[list[int]]:
         """Return the ids of each of some words, which are `whole` as one text."""
         found: list[list[int]] = []
-        sizes, at = self._sizes, 0
+        pieces, at = self._pieces, 0
         for word in words:
             left, start = len(word.encode()), at
             while left > 0 and at < len(whole):
-                left -= sizes[whole[at]]
+                left -= len(pieces[whole[at]])
                 at += 1
             if left:  # the tokens' bytes are not the text's: letters were composed
                 return self._ids(words)

@@ -14,8 +14,11 @@ import numpy as np
 from ...ir.automaton import DEAD
 from ...ir.token_table import TokenTable
 
-MOST_BYTES = 256
-"""Bytes that are looked ahead."""
+MOST_BYTES, FEWER_BYTES = 1024, 256
+"""Bytes that are looked ahead; the second where a table has more moves than `MANY_MOVES`, which are
+looked at for each of them."""
+
+MANY_MOVES = 1 << 15
 
 LEAST_BYTES = 8
 """States that are calm for fewer bytes are no longer looked at: one token may be as long."""
@@ -52,7 +55,7 @@ def _calm_bytes(table: TokenTable, notable: np.ndarray) -> np.ndarray:
     calm = ~notable
     calm[DEAD] = False
     states = np.flatnonzero(calm)
-    for count in range(MOST_BYTES):
+    for count in range(MOST_BYTES if moves.size <= MANY_MOVES else FEWER_BYTES):
         after = moves[states]
         same = calm[after] & (number[after] == number[states, None])
         states = states[(same | (after == DEAD)).all(1)]

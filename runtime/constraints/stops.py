@@ -40,18 +40,23 @@ def _no_cut(text: str) -> int:
 
 
 def canonical_ids(words: TokenBytes, ids: list[int], encode: Encode | None = None) -> list[int]:
-    """Return the ids of the text of some ids; the same ones where it is no whole text.
-
-    They stay, too, where the tokenizer writes another text: it composes letters (NFC), but what a
-    constraint let through is not to be changed.
-    """
-    data = b"".join([words[id] for id in ids])
+    """Return the ids of the text of some ids; the same ones where it is no whole text."""
     try:
-        text = data.decode()
+        text = b"".join([words[id] for id in ids]).decode()
     except UnicodeDecodeError:
         return ids
-    found = (encode or words.tokenizer.encode)(text) if text else ids
-    return found if found == ids or b"".join([words[id] for id in found]) == data else ids
+    return same_text(words, ids, (encode or words.tokenizer.encode)(text))
+
+
+def same_text(words: TokenBytes, ids: list[int], found: list[int]) -> list[int]:
+    """Return the ids that were `found` of the text of some ids; those where that is another text.
+
+    A tokenizer composes letters (NFC), but what a constraint let through is not to be changed.
+    """
+    if not found or found == ids:
+        return ids
+    data, other = (b"".join([words[id] for id in some]) for some in (ids, found))
+    return found if data == other else ids
 
 
 def common_length(first: list[int], second: list[int]) -> int:

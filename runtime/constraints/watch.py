@@ -17,6 +17,7 @@ from .stops import (
     TokenBytes,
     canonical_ids,
     common_length,
+    same_text,
 )
 from .table_matcher import TableMatcher
 
@@ -78,16 +79,18 @@ def take_tokens(
 def spell_together(ending: Sequence[tuple[Watch, tuple[int, ...]]]) -> None:
     """Let watches that get their last tokens in one step know how their texts are spelled: new
     words of all of them are encoded together, as to begin with it is what takes long on a CPU."""
-    held = [each for each in ending if each[0].ids is not None and each[0]._scanner is None]
-    texts: list[str] = []
-    for watch, last in held:
-        rest = [*(watch.ids or ())[watch._sure :], *last]
+    asked: list[tuple[Watch, list[int], str]] = []
+    for watch, last in ending:
+        if watch.ids is None or watch._scanner is not None:
+            continue
+        rest = [*watch.ids[watch._sure :], *last]
         with suppress(UnicodeDecodeError):
-            texts.append(b"".join([watch._words[id] for id in rest]).decode())
-    if len(texts) > 1:
-        spelled = dict(zip(texts, held[0][0]._words.spell_all(texts), strict=True))
-        for watch, _ in held:
-            watch._spelled = spelled
+            asked.append((watch, rest, b"".join([watch._words[id] for id in rest]).decode()))
+    if len(asked) > 1:
+        words = asked[0][0]._words
+        spelled = words.spell_all([text for *_, text in asked])
+        for (watch, rest, _), found in zip(asked, spelled, strict=True):
+            watch._spelled = rest, same_text(words, rest, found)
 
 
 def _scanner(stops: tuple[str, ...] | re.Pattern[str]) -> StopScanner | PatternScanner | None:
@@ -127,8 +130,9 @@ class Watch:
         canonical at the end."""
         self._sure = 0
         """How many of these are canonical, whatever follows them."""
-        self._spelled: dict[str, list[int]] = {}
-        """The ids of texts that end in one step, this one's among them."""
+        self._spelled: tuple[list[int], list[int]] = [], []
+        """What is not sure of the text's ids at its end, and these made canonical, where that has
+        been looked at."""
 
     def passes(self, token: int) -> bool:
         """Take one token if it surely ends no stop string, at once; else return False and take
@@ -230,16 +234,14 @@ class Watch:
         if finish.keep >= 0:
             ids, sure = [*ids[: finish.keep], *finish.tail], 0
         rest = ids[sure:]
-        canonical = canonical_ids(self._words, rest, self._spell)
+        before, canonical = self._spelled
+        if before != rest:
+            canonical = canonical_ids(self._words, rest, self._words.spell)
         if canonical == rest:
             return finish
         canonical = ids[:sure] + canonical
         keep = common_length(self.ids, canonical)
         return Finish(finish.reason, keep, tuple(canonical[keep:]))
-
-    def _spell(self, text: str) -> list[int]:
-        ids = self._spelled.get(text)
-        return self._words.spell(text) if ids is None else ids
 
     def close(self) -> None:
         """Show what was held back; called when the generation ends without a stop string."""

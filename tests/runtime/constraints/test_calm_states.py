@@ -8,6 +8,7 @@ import pytest
 from weft.ir.token_table import token_table
 from weft.ir.token_trie import TokenTrie
 from weft.runtime import engine as engine_module
+from weft.runtime.constraints import calm_states
 from weft.runtime.constraints.table_matcher import TableConstraint
 from weft.runtime.simulator import ToyTokenizer
 
@@ -38,8 +39,15 @@ def test_calm_tokens_change_nothing(pattern, seed):
             assert (of.mask(state, of.most) == mask).all()
 
 
+def test_of_tables_with_many_moves_less_is_looked_ahead(monkeypatch):
+    near = max(constraint("[a-z ]{1,270}").calm)
+    monkeypatch.setattr(calm_states, "MANY_MOVES", 0)
+    assert max(constraint("[a-z ]{1,700}").calm) <= near
+
+
 def test_only_long_repeats_are_calm():
     assert max(constraint("[a-z ]{1,200}").calm) > 20
+    assert max(constraint("[a-z ]{1,700}").calm) > 3 * max(constraint("[a-z ]{1,200}").calm)
     assert max(constraint("(?:[a-c]{40}[0-9]){1,4}").calm) > 3
     assert constraint("[a-z ]*!").calm is None  # any token may end it
     assert constraint("yes|no|[0-9]{1,7}").calm is None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
 from weft.runtime.constraints.stops import TokenBytes, canonical_ids, common_length
-from weft.runtime.constraints.watch import Finish, Watch, take_tokens
+from weft.runtime.constraints.watch import Finish, Watch, spell_together, take_tokens
 from weft.runtime.schedule.endings import TURNS, Endings
 
 ZOO = Path(__file__).resolve().parents[3] / "zoo"
@@ -79,6 +79,16 @@ def test_what_is_looked_at_before_the_end_changes_no_end(texts, letters, looks, 
     found = watch.settled(Finish("length", keep, tail))
     expected = Finish("length", shared, tuple(canonical[shared:]))
     assert found == (Finish("length", keep, tail) if canonical == left else expected)
+
+
+def test_what_has_no_bytes_stays():
+    (end, *_) = tokenizer().end_ids
+    assert canonical_ids(TokenBytes(tokenizer()), [end]) == [end]
+    watches = [watched(), watched()]
+    spell_together([(watch, (end,)) for watch in watches])
+    for watch in watches:
+        watch.accept(end)
+        assert watch.settled(Finish("length", -1)) == Finish("length", -1)
 
 
 @pytest.mark.parametrize("whole", [True, False])
