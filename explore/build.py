@@ -65,7 +65,7 @@ def explore(wish: Wish, hardware: Hardware, say: Say = lambda text: None) -> Exp
         raise
     except WeftError as error:
         if not found.data["source"]["lines"]:
-            _source_of(found, wish, error)
+            _source_of(found, error)
         found.error = error
         found.data["problem"] = problem_of(error, found.data["at"])
     return found
@@ -158,7 +158,7 @@ def _run(found: Explored, wish: Wish, compilation: Compilation) -> None:
     found.pictures["memory"] = memory(trace, WIDTH)
 
 
-def _source_of(found: Explored, wish: Wish, error: WeftError) -> None:
+def _source_of(found: Explored, error: WeftError) -> None:
     """Show the text of a program that could not even be parsed; raise where there is none."""
     if error.source is None:
         raise error

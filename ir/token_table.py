@@ -199,7 +199,7 @@ class _Builder:
         most = max((level[-1][0] for level in levels.values() if level), default=0)
         rows = np.zeros((len(firsts), most + 1), np.uint16)
         for row, state in enumerate(firsts.tolist()):
-            self._fill(rows[row], levels[state], bool(self._given.accepting[state]))
+            _fill(rows[row], levels[state])
         return rows[numbers.reshape(-1)]
 
     def _levels(self, state: int, after: np.ndarray, first: int) -> list[tuple[int, int]]:
@@ -225,12 +225,13 @@ class _Builder:
             raise NotRegular(f"its masks take more than {MAX_BYTES >> 20} MiB")
         return number
 
-    def _fill(self, row: np.ndarray, levels: list[tuple[int, int]], accepting: bool) -> None:
-        """Write masks by remaining tokens; too few for any text to end allow all."""
-        if levels:
-            row[:] = levels[-1][1]
-        for (least, mask), (beyond, _) in zip(levels, levels[1:], strict=False):
-            row[least:beyond] = mask
+
+def _fill(row: np.ndarray, levels: list[tuple[int, int]]) -> None:
+    """Write masks by remaining tokens; too few for any text to end allow all."""
+    if levels:
+        row[:] = levels[-1][1]
+    for (least, mask), (beyond, _) in zip(levels, levels[1:], strict=False):
+        row[least:beyond] = mask
 
 
 def _after_space(given: Automaton) -> Automaton:

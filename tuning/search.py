@@ -41,15 +41,15 @@ def search_schedules(
     for step, binding in steps:
         launches = executor.launches(step)
         regime = regime_of(compilation.regimes, launches)
-        launched, calls = what_launches_do(compilation, regime, binding, level), calls_of(regime)
-        doing = doing_of(calls, launches)
+        launched = what_launches_do(compilation, regime, binding, level)
+        doing = doing_of(calls_of(regime), launches)
         for name in dict.fromkeys(launches[number].runs for number in doing):
             if name in found or name not in usual or choices.find(usual[name][0]):
                 continue
             kernel, schedule = usual[name]
             numbers = [number for number in doing if launches[number].runs == name]
             work = launched(doing[numbers[0]]).work
-            programs = _programs(kernel, calls[numbers[0]], binding)
+            programs = _programs(kernel, binding)
             demand = Demand(work.flops, work.bytes, programs, work.dtype, work.dense)
             ranking = [each.schedule for each in ranked(kernel, schedule, demand, level)]
 
@@ -71,7 +71,7 @@ def search_schedules(
     return found
 
 
-def _programs(kernel: Operation, call: Operation, binding: Binding) -> int:
+def _programs(kernel: Operation, binding: Binding) -> int:
     """Return about how many programs a launch has; unknown extents count as the step's tokens."""
     from ..codegen.meaning.evaluate import Evaluator
     from ..ir.expression import read

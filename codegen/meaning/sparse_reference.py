@@ -128,14 +128,13 @@ def select(
     tokens = scores.shape[-1]
     ends = policy.sinks, policy.recent, policy.unit
     seen, forced = forced_tokens(tokens, at, ends, page, window)
-    at = at[:, None]
     if policy.unit == "page":
         middle = seen & ~forced
         best = _by_page(scores.masked_fill(~middle, -math.inf), page, -math.inf).amax(-1)
-        found = _spread(_best(best, at, seen, forced, policy, page), page, tokens)
+        found = _spread(_best(best, seen, forced, policy, page), page, tokens)
     else:
         best = scores.masked_fill(~(seen & ~forced), -math.inf)
-        found = _best(best, at, seen, forced, policy, 1)
+        found = _best(best, seen, forced, policy, 1)
     return torch.where(_whole(seen, policy), seen, seen & (forced | found))
 
 
@@ -160,9 +159,7 @@ def _whole(seen: Tensor, policy: SparsePolicy) -> Tensor:
     return torch.tensor([policy.reads_whole(n) for n in seen.sum(-1).tolist()])[:, None]
 
 
-def _best(
-    scores: Tensor, at: Tensor, seen: Tensor, forced: Tensor, policy: SparsePolicy, size: int
-) -> Tensor:
+def _best(scores: Tensor, seen: Tensor, forced: Tensor, policy: SparsePolicy, size: int) -> Tensor:
     """Return the units taken [K, T, U] of scores, -inf where a unit is not of the middle."""
     ordered, order = scores.sort(dim=-1, descending=True, stable=True)
     budgets = torch.tensor([policy.budget(n) for n in seen.sum(-1).tolist()])

@@ -119,12 +119,12 @@ def emit_argmax(emitter: Emitter, operation: Operation) -> None:
             ]
 
         elementwise(out, (extent // lanes, lanes), visit)
-        _first_largest(emitter, best, where, lanes, source.dtype)
+        _first_largest(emitter, best, where, lanes)
         out.line(f"{result}[{', '.join(outer) or '0'}] = {where}[0]")
     _bind(emitter, operation, result, "i32", shape)
 
 
-def _first_largest(emitter: Emitter, best: str, where: str, lanes: int, dtype: str) -> None:
+def _first_largest(emitter: Emitter, best: str, where: str, lanes: int) -> None:
     """Fold the lanes' winners into lane 0; of equals the smaller index wins."""
     out = emitter.out
     if lanes == 1:

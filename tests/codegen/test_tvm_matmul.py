@@ -97,7 +97,7 @@ def test_schedules_change_nothing_but_rounding(weight: str) -> None:
 @pytest.mark.parametrize("rows", each_time([1, 2, 4, 8, 16], 1, 16))
 def test_recommended_blocks(rows: int) -> None:
     for n, k, weight in ((96, 256, "f32"), (40, 1536, "bf16")):
-        block_n, block_k = blocks(n, k, rows, weight)
+        block_n, block_k = blocks(n, k, rows)
         shape = Matmul(n, k, weight, rows, block_n=block_n, block_k=block_k)
         arguments, wanted = make(shape, rows)
         close(run(matmul(shape), arguments, schedule(n, k, rows, weight))[3], wanted)

@@ -55,7 +55,7 @@ def matmul(shape: Matmul) -> Operation:
     return _Builder(shape).kernel()
 
 
-def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int]:
+def blocks(n: int, k: int, rows: int = 1) -> tuple[int, int]:
     """Return block_n and block_k that suit a CPU: whole blocks where the shape has them.
 
     Short rows of x stay in the first-level cache, so each row of w is read from end to end. With
