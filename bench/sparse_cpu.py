@@ -41,7 +41,7 @@ def launches(context: int, policy: SparsePolicy) -> dict[str, Callable[[], Any]]
                                     tail=scored if scored.tail else None))  # fmt: skip
     built = compile_kernels([(k, Schedule()) for k in (decode(s), score, take, read)])
     dense, score, take, read = (kernel.launch for kernel in built.values())
-    pages = context // page
+    pages = -(-context // page)
     table = torch.randperm(pages, dtype=torch.int32)[None]
     k, v = (torch.randn(pages, s.kv_heads, page, s.head_dim) for _ in "kv")
     codes = torch.randint(0, 256, (pages, s.kv_heads, labels.rows, page), dtype=torch.uint8)

@@ -42,7 +42,7 @@ def calibrate(options: CalibrateOptions) -> None:
     """Choose the channels of labels, and write them next to the checkpoint."""
     from time import perf_counter
 
-    from ..evaluation.calibration import calibrate_attention
+    from ..evaluation.calibration import FEWEST, calibrate_attention
     from ..frontend.checkpoint import open_checkpoint
     from ..ir.attention_calibration import STATISTICS
     from ..ir.calibration_file import save_calibration
@@ -50,8 +50,8 @@ def calibrate(options: CalibrateOptions) -> None:
     if options.statistic not in STATISTICS:
         known = ", ".join(STATISTICS)
         raise BadOption(problem=f"--statistic is one of {known}, not {options.statistic!r}")
-    if options.tokens < 1:
-        raise BadOption(problem=f"--tokens must be positive, not {options.tokens}")
+    if options.tokens < FEWEST:
+        raise BadOption(problem=f"--tokens is at least {FEWEST}, not {options.tokens}")
     checkpoint = open_checkpoint(options.model)
     out = options.out or checkpoint.calibration_file
     if out is None:

@@ -55,17 +55,20 @@ def test_the_shipped_models_are_calibrated(model):
     "arguments, says",
     [
         (["tiny-dense", "--text", "none.txt"], "none.txt cannot be read"),
-        (["tiny-dense", "--text", "TEXT", "--tokens", "9"], "9 tokens, too few"),
-        (["tiny-dense", "--text", "TEXT", "--tokens", "-1"], "must be positive"),
+        (["tiny-dense", "--text", "TEXT", "--tokens", "9"], "--tokens is at least 64, not 9"),
+        (["tiny-dense", "--text", "SHORT"], r"short.txt has \d tokens, too few to calibrate on"),
+        (["tiny-dense", "--text", "TEXT", "--tokens", "-1"], "--tokens is at least 64, not -1"),
         (["tiny-dense", "--text", "TEXT", "--statistic", "v"], "one of centred, qk, q, k"),
         (["random:tiny-dense", "--text", "TEXT"], "give --out FILE"),
         (["tiny-dens", "--text", "TEXT"], "no model 'tiny-dens'"),
         (["tiny-moe", "--text", "TEXT", "--tokens", "70", "--out", "no/a.json"], "no folder no"),
     ],
 )
-def test_what_cannot_be_calibrated_is_told(arguments, says, text):
+def test_what_cannot_be_calibrated_is_told(arguments, says, text, tmp_path):
+    files = {"TEXT": text, "SHORT": tmp_path / "short.txt"}
+    files["SHORT"].write_text("Some words.")
     with pytest.raises(WeftError, match=says):
-        weft("calibrate-attention", *(text if part == "TEXT" else part for part in arguments))
+        weft("calibrate-attention", *(files.get(part, part) for part in arguments))
 
 
 def test_evaluate_compares_on_the_same_questions(tmp_path, text):
