@@ -293,10 +293,14 @@ def test_pages_are_copied_from_pinned_memory_wherever_they_come_from(cases):
 
 def test_cold_experts_go_to_the_cpu_by_what_was_taken(cases, whole):
     executor = cases.executor(policy("ring"))
-    executor.options = replace(executor.options, adapt_every=2)
+    executor.options = replace(executor.options, adapt_every=1)
+    heat = executor._parts.taken
+    heat[0] = torch.tensor([9, 9, 9, 0, 9, 9, 9, 1]) * 1000  # those that the ring has between steps
+    heat = heat.clone()
     assert greedy(executor) == whole
-    taken = executor.popularity()
+    taken = executor.popularity() - heat
     assert taken.sum() == 2 * 5 * (sum(map(len, PROMPT_LENGTHS)) + 4 * 5)
+    assert executor._shape.cpu[0] == (3, 7) and executor._shape.ringed[0] == (4, 5, 6)
     assert any("colder experts" in note for note in executor.notes)
     executor.close()
 
