@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,16 @@ class Bench:
         read = named(way, work.item_rows, work.item_high - work.item_low)
         return ways[way]._replace(name=read), way, work
 
-    def steps(self, shape: Parts, of: Sequences, cascade: bool | None = None) -> Decode:
-        """Return decode steps, planned as the engine plans; `cascade` forces one choice."""
+    def steps(
+        self, shape: Parts, of: Sequences, cascade: bool | None = None, in_order: bool = False
+    ) -> Decode:
+        """Return decode steps, planned as the engine plans; `cascade` forces one choice. Pages lie
+        anywhere, or `in_order` of memory."""
         (name, tiles, schedule), way, _ = self.choice(shape, of, cascade)
         kernels = self.kernels(tiles, schedule, of.count, name == GROUPED)
         steps = Decode(kernels, of, self.pools(shape),
-                       lambda batch: plan_among(batch, [way], cascade=cascade)[1])  # fmt: skip
+                       lambda batch: plan_among(batch, [way], cascade=cascade)[1],
+                       in_order)  # fmt: skip
         steps.schedule, steps.way = schedule, name
         return steps
 
@@ -132,7 +137,10 @@ class Bench:
 
 
 def decode(bench: Bench) -> Figures:
-    """Decode attention over pages, without sharing: GB/s beside the copy."""
+    """Decode attention over pages, without sharing: GB/s beside the copy.
+
+    The smallest pages are also read in the order of memory, in which the peers' keys lie.
+    """
     figures: Figures = {"copy_tb_s": bench.copy / 1e12}
     worst = {}
     shapes = [replace(LLAMA, page=page) for page in PAGES]
@@ -150,6 +158,9 @@ def decode(bench: Bench) -> Figures:
                 "predicted_us": steps.work.seconds * 1e6, "items": len(steps.work.item_row),
                 "way": steps.way, "error": error,
             }  # fmt: skip
+            if page == min(PAGES):
+                ordered = bench.steps(shape, of, cascade=False, in_order=True).seconds()
+                figures[f"decode_{count}x{keys}_page{page}"]["in_order_us"] = ordered * 1e6
             if of.flat_bytes(shape) >= LARGE:
                 worst[page] = min(worst.get(page, 9.0), rate / bench.copy)
             print(f"  {count:4}x{keys:<6} page {page:3}: {time * 1e6:7.1f} us "
@@ -278,20 +289,20 @@ SECTIONS: dict[str, Callable[[Bench], Figures]] = {
 
 def compare(figures: Figures) -> Figures:
     """Return, where both were measured, the most that our time is of the best peer's: of all
-    sizes, and of those below LARGE."""
+    sizes, and of those below LARGE; with pages anywhere, and in the order of memory."""
     found: Figures = {}
-    for page in PAGES:
+    for page, (which, mark) in product(PAGES, (("us", ""), ("in_order_us", "_in_order"))):
         ratios = {}
         for count, keys in DECODE:
             theirs = figures.get(f"peers_{count}x{keys}")
-            ours = figures.get(f"decode_{count}x{keys}_page{page}")
-            if ours and theirs:
+            ours = figures.get(f"decode_{count}x{keys}_page{page}", {})
+            if theirs and which in ours:
                 size = Sequences(count, 0, keys).flat_bytes(LLAMA)
-                ratios[size, count, keys] = ours["us"] / min(theirs.values())
+                ratios[size, count, keys] = ours[which] / min(theirs.values())
         small = [ratio for (size, *_), ratio in ratios.items() if size < LARGE]
         for name, some in (("max", list(ratios.values())), ("small_max", small)):
             if some:
-                found[f"decode_over_best_peer_{name}_page{page}"] = max(some)
+                found[f"decode_over_best_peer_{name}_page{page}{mark}"] = max(some)
     return found
 
 

@@ -130,18 +130,20 @@ class Kernels:
 
 
 class Decode:
-    """Decode steps of one batch shape, over several sets of pages in turn."""
+    """Decode steps of one batch shape, over several sets of pages in turn, which lie anywhere in
+    the pools, or `in_order`."""
 
     def __init__(
         self, kernels: Kernels, sequences: Sequences, pools: Pools,
-        plan: Callable[[Batch], WorkList],
+        plan: Callable[[Batch], WorkList], in_order: bool = False,
     ) -> None:  # fmt: skip
         shape = self.shape = kernels.shape
         self.schedule, self.way = Schedule(), ""
         self.kernels, self.pools, self.sequences = kernels, pools, sequences
         available, needed = pools.k.shape[0], sequences.pages(shape)
         sets = max(1, min(available // needed, -(-COLD // sequences.page_bytes(shape)), 64))
-        order = np.random.default_rng(0).permutation(available)
+        order = np.arange(available)
+        order = order if in_order else np.random.default_rng(0).permutation(order)
         ids = order[: sets * needed].reshape(sets, needed)
         self.batches = [sequences.batch(shape, row) for row in ids]
         self.work = plan(self.batches[0])

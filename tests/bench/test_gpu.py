@@ -41,10 +41,13 @@ def test_small_sizes_are_held_against_peers_apart() -> None:
         "peers_32x4096": {"flash": 200.0, "cudnn": 100.0}, "peers_16x1024": {"cudnn": 20.0},
         "decode_32x4096_page64": {"us": 110.0}, "decode_16x1024_page64": {"us": 19.0},
         "decode_1x8192_page64": {"us": 99.0}, "decode_32x4096_page16": {"us": 120.0},
+        "decode_16x1024_page16": {"us": 21.0, "in_order_us": 18.0},
     }  # fmt: skip
     assert compare(figures) == {
         "decode_over_best_peer_max_page64": 1.1, "decode_over_best_peer_small_max_page64": 0.95,
-        "decode_over_best_peer_max_page16": 1.2,
+        "decode_over_best_peer_max_page16": 1.2, "decode_over_best_peer_small_max_page16": 1.05,
+        "decode_over_best_peer_max_page16_in_order": 0.9,
+        "decode_over_best_peer_small_max_page16_in_order": 0.9,
     }  # fmt: skip
 
 
