@@ -53,8 +53,9 @@ class Rates:
     attention operations a second; multiprocessors, and programs resident at a time, of few rows and
     of many; seconds of a launch, before an item's first key arrives, of a join, and of joining one
     slot after another (by the join of few rows, and of many); the part of the shorter launch's
-    time, of items of many rows and of few, that the other hides; what part of all this a list takes
-    that is read in another way; and whether a single launch has the items of both."""
+    time, of items of many rows and of few, that the other hides where all programs of few rows find
+    room meanwhile, and of how many there is room beside one of many rows; what part of all this a
+    list takes that is read in another way; and whether a single launch has the items of both."""
 
     memory: float = 4.2e12
     cache: float = 6.8e12
@@ -71,6 +72,7 @@ class Rates:
     slot: float = 3.5e-8
     slot_of_many: float = 1.37e-7
     beside: float = 0.4
+    room: float = 4.0
     part: float = 1.0
     single: bool = False
 
@@ -187,7 +189,8 @@ class Cost:
         found = [launch.seconds(s) for launch, s in zip(self.launches, sizes, strict=True)]
         (waits, ours), (wait, theirs) = found
         ours, theirs, waits = ours[:, None], theirs[None], np.maximum(waits[:, None], wait[None])
-        body = np.maximum(ours, theirs) + (1 - rates.beside) * np.minimum(ours, theirs)
+        seen = 1 - rates.beside * self._together(few, many)
+        body = np.maximum(ours, theirs) + seen * np.minimum(ours, theirs)
         body = np.maximum(body, sum(launch.memory for launch in self.launches))
         joined, slots = (
             left[:, None] + right[None] for left, right in zip(*(
@@ -198,6 +201,16 @@ class Cost:
         slot = rates.slot_of_many if self.queries * self.shape.heads > JOINED else rates.slot
         join = join + slots.max(2, initial=0) * slot
         return rates.part * (rates.launch + waits + body + join * (joined > self.queries))
+
+    def _together(self, few: Array, many: Array) -> Array:
+        """Return what part [F, M] of the programs of few rows that the device holds has room while
+        those of many rows are there."""
+        rates, (small, large) = self.rates, self.launches
+        taken = np.minimum(large.programs(many), rates.processors)
+        each = rates.resident / rates.processors
+        room = (rates.processors - taken) * each + taken * min(rates.room, each)
+        held = np.minimum(small.programs(few), rates.resident)
+        return np.minimum(1.0, room[None] / np.maximum(held, 1)[:, None])
 
 
 class _Programs:
@@ -248,8 +261,7 @@ class _Programs:
         keys."""
         if not len(self.keys):
             return np.zeros(len(chunks)), np.zeros(len(chunks))
-        rates, parts = self.rates, self._parts(chunks)
-        programs = (parts * self.tiles * self.counts).sum(1) * self.shape.kv_heads
+        rates, parts, programs = self.rates, self._parts(chunks), self.programs(chunks)
         waves = -(-programs // rates.resident)
         left = programs - (waves - 1) * rates.resident
         share = left / programs
@@ -258,6 +270,10 @@ class _Programs:
         body = np.maximum(self.stream * (1 - share) + rest, longest)
         alone = np.maximum(body, self._dealt(programs))
         return rates.item * waves, np.where(programs <= rates.resident, alone, body)
+
+    def programs(self, chunks: Array) -> Array:
+        """Return how many programs there are [S]."""
+        return (self._parts(chunks) * self.tiles * self.counts).sum(1) * self.shape.kv_heads
 
     def _dealt(self, programs: Array) -> Array:
         """Return the seconds of so many programs, all resident: multiprocessors that were dealt one

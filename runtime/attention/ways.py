@@ -59,18 +59,19 @@ RATES = {
         beside=0.32,
     ),
     "largest": Rates(
-        3.82e12,
-        program=4.7e10,
-        processor=5.8e10,
-        flops=4.9e14,
-        resident=418,
-        launch=3.0e-6,
-        item=3.55e-6,
-        join=0.1e-6,
-        slot=2.5e-8,
-        slot_of_many=4.0e-7,
-        program_many=5.7e10,
-        beside=0.88,
+        3.85e12,
+        program=2.08e10,
+        processor=4.01e10,
+        flops=6.98e14,
+        resident=600,
+        launch=3.06e-6,
+        item=2.13e-6,
+        join=2.82e-7,
+        slot=3.41e-8,
+        slot_of_many=3.18e-7,
+        program_many=4.5e10,
+        beside=0.761,
+        room=0.822,
     ),
     "single": Rates(
         3.85e12,
@@ -85,8 +86,9 @@ RATES = {
     ),
 }
 """By way, on an H200 (bench/gpu_kernels.py). Those of items of many rows come from a search over
-1,236 timings of 73 lists that were cut in many ways: plans by them take 1.6 % longer, in the mean,
-than the fastest that was measured (docs/experiments/attention.md)."""
+1,236 timings of 73 lists that were cut in many ways, those of `largest` to 900 of 85: plans by them
+take 1.5 % longer, in the mean, than the fastest that was measured (docs/experiments/attention.md).
+"""
 
 ALONE = {
     "deep": {"program": 2.6e10},

@@ -280,3 +280,15 @@ def test_a_single_launch_has_the_items_of_many_rows_and_of_few() -> None:
     assert {1, 16} <= {*work.item_rows.tolist()} and work.seconds == cost.least()[0]
     apart = Cost(batch, cost.runs, LLAMA, Rates(beside=1.0))
     assert cost.least()[0] > apart.least()[0]  # nothing is hidden
+
+
+def test_small_programs_are_hidden_where_they_find_room_beside_large_ones() -> None:
+    """Of 132 multiprocessors 128 have a large program of items of 1,024 keys, and 32 of 4,096."""
+    batch = forks(64, 4096, 64)
+    runs = choose_runs(batch, LLAMA, Rates(), True)
+    tight, free = (Cost(batch, runs, LLAMA, Rates(room=room)) for room in (0.0, 4.0))
+    assert [int(tight.launches[1].programs(np.array([n]))[0]) for n in (1024, 4096)] == [128, 32]
+    short, long = (tight.seconds(keys) - free.seconds(keys) for keys in (1024, 4096))
+    assert short > 2 * long > 0
+    beside = Cost(batch, runs, LLAMA, Rates(room=0.0, beside=0.0))
+    assert beside.seconds(1024) >= tight.seconds(1024)

@@ -108,7 +108,7 @@ def test_the_bench_times_what_the_engine_launches(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         gpu_kernels, "compile_ahead", lambda kernels, folder: compiled.extend(kernels)
     )
-    cells = (Sequences(128, 0, 64, 8, 1024), Sequences(64, 2048, 256), Sequences(64, 16384, 256))
+    cells = (Sequences(128, 0, 64, 8, 1024), Sequences(16, 2048, 256), Sequences(64, 16384, 256))
     Bench(Path(), 1.0).compile((Parts(32, 8, 128, page=64), of, None) for of in cells)
     ways = [kernel.attribute("way") for kernel, _ in compiled]
     assert ways == [None, GROUPED, None, None, "crowded", None, LARGEST, SLIM, None]
@@ -375,7 +375,7 @@ def test_a_step_whose_items_have_one_row_runs_the_kernel_for_several(monkeypatch
     device = executor(seen)
     device._recorded.cost = 1e-9
     shape = Parts(8, 1, 64, page=64)
-    for prefix, way in ((16384, GROUPED), (0, "")):
+    for prefix, way in ((2048, GROUPED), (0, "")):
         of = Sequences(64, prefix, 64)
         seen[0].log.clear()
         device.forward(step_of(of.batch(shape, np.arange(of.pages(shape)))))
