@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,6 +44,9 @@ class Shared:
 
     def index(self, at: Any) -> Shared:
         return Shared(self.data[int(at)])
+
+    def slice(self, first: int, size: int) -> Shared:
+        return Shared(self.data[first : first + size])
 
     def permute(self, axes: Iterable[int]) -> Shared:
         return Shared(self.data.permute(*axes))
@@ -81,12 +85,18 @@ class Product:
     use_acc: bool
     result: torch.Tensor | None = None
 
+    def _early(self, *_: object) -> None:
+        raise AssertionError("a product is used before it is waited for")
+
+    __getattr__ = __add__ = __radd__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _early
+    __torch_function__ = _early
+
     def finish(self) -> None:
         left = self.left.data if isinstance(self.left, Shared) else self.left
         assert left.dtype == self.right.data.dtype
         before = self.acc.result if isinstance(self.acc, Product) else self.acc
         found = left.float() @ self.right.data.float()
-        self.result = found + before if self.use_acc else found
+        self.result = found + before if self.use_acc else found  # type: ignore[operator]
 
 
 @dataclass
@@ -94,13 +104,15 @@ class Machine:
     """The parts of a program: one runs until it waits, then the next, so that every run is alike.
     The copying part is the last: those that compute begin before anything is there."""
 
-    program: tuple[int, ...] = (0, 0)
+    program: tuple[int, ...] = (0, 0, 0)
     turn: threading.Condition = field(default_factory=threading.Condition)
     alive: list[int] = field(default_factory=list)
     """Parts that have not ended, the one whose turn it is first."""
     waiting: int = 0
     stuck: bool = False
     own: threading.local = field(default_factory=threading.local)
+    given: list[torch.Tensor] = field(default_factory=list)
+    waited: bool = False
 
     def changed(self, barrier: Barrier, arrivals: int, bytes: int = 0) -> None:
         with self.turn:
@@ -160,15 +172,21 @@ class Machine:
         begun = self.own.begun
         while len(begun) > left:
             begun.pop(0).finish()
-        found = tuple(each.result if isinstance(each, Product) else each for each in deps)
-        assert all(each is not None for each in found)
-        return found if len(found) > 1 else found[0]
+        found = [each.result if isinstance(each, Product) and each.result is not None else each
+                 for each in deps]  # fmt: skip
+        return tuple(found) if len(found) > 1 else found[0]
 
     def copied(
         self, pool: Any, place: list[Any], barrier: Barrier, into: Shared
     ) -> None:  # fmt: skip
-        row, rows = int(place[0]), into.data.shape[0]
-        into.store(pool.rows[row : row + rows])
+        assert self.waited or any(pool.rows.data_ptr() == each.data_ptr() for each in self.given)
+        row, column = map(int, place)
+        rows, wide = into.data.shape
+        assert pool.block == [rows, wide]
+        found = torch.zeros_like(into.data)  # what is past the pool's end
+        there = pool.rows[row : row + rows, column : column + wide]
+        found[: there.shape[0], : there.shape[1]] = there
+        into.store(found)
         self.changed(barrier, 0, -into.data.numel() * into.data.element_size())
 
     def barriers(self) -> SimpleNamespace:
@@ -233,14 +251,17 @@ def run_gluon(
     """Return the arguments as they are after a kernel's Gluon ran, arrays of bf16 as u16; `edit`
     changes the text before."""
     machine = Machine()
-    nothing = SimpleNamespace(gdc_wait=lambda: None, gdc_launch_dependents=lambda: None)
+    chained = SimpleNamespace(gdc_wait=lambda: setattr(machine, "waited", True),
+                              gdc_launch_dependents=lambda: None)  # fmt: skip
     names = {
         "gluon": SimpleNamespace(jit=lambda *of, **named: of[0] if of else lambda jitted: jitted),
-        "tl": machine.language(), "extra": SimpleNamespace(cuda=nothing),
+        "tl": machine.language(), "extra": SimpleNamespace(cuda=chained),
         "mbarrier": machine.barriers(), "warpgroup_mma": machine.multiply,
         "warpgroup_mma_wait": machine.finished, "copied": machine.copied,
         "fence_async_shared": lambda: None,
-        "TensorDescriptor": lambda pool, shape, *_: SimpleNamespace(rows=pool.buffer.view(*shape)),
+        "TensorDescriptor": lambda pool, shape, strides, block, *_: SimpleNamespace(
+            rows=pool.buffer.view(*shape), block=block
+        ),
     }  # fmt: skip
     text = edit(emit(kernel, schedule).text)
     exec(text[text.index("SHARED =") :], names)  # what stands before are imports
@@ -249,8 +270,11 @@ def run_gluon(
     for pointer in passed:
         if isinstance(pointer, Pointer):
             pointer.data_ptr = lambda: 0  # type: ignore[attr-defined]
-    x, y = names["grid"](*passed)
-    for machine.program in ((i, j) for i in range(x) for j in range(y)):
+    arguments = kernel.regions[0].arguments
+    machine.given = [buffer for value, buffer in zip(arguments, buffers, strict=True)
+                     if value.name in (kernel.attribute("given") or ())]  # fmt: skip
+    for machine.program in product(*map(range, names["grid"](*passed))):
+        machine.waited = not schedule.chained
         names[kernel["name"].name](*names["described"](*passed))
     return [_array(value, like) for value, like in zip(buffers, given, strict=True)]
 

@@ -37,6 +37,7 @@ LARGER = (
     ("tests/codegen/test_attention_prompts.py", "tests/codegen/test_grouped_parts.py"),
     ("tests/codegen/test_joined_parts.py", "tests/codegen/test_list_shares.py"),
     ("tests/codegen/test_gluon.py",),
+    ("tests/codegen/test_gluon_products.py",),
 )
 MEETING = ("tests/codegen/test_meetings.py",)
 CHECKS: dict[str, tuple[tuple[str, ...], ...]] = {

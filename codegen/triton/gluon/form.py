@@ -42,6 +42,32 @@ class NoGluon(KernelError):
 
 
 @dataclass(frozen=True)
+class Split:
+    """A kernel whose rows are split among groups of warps: the axes, by value and place, that run
+    over these rows, who makes each value, and the product that tells how large a tile is."""
+
+    kernel: Operation
+    rows: frozenset[tuple[str, int]]
+    makers: dict[str, Operation]
+    product: Operation
+
+    @property
+    def lanes(self) -> int:
+        """Rows of a tile."""
+        return int(extents_of(self.product.result.type)[0])
+
+    @property
+    def groups(self) -> int:
+        """Groups of warps that compute."""
+        return self.lanes // GROUP_ROWS
+
+    @property
+    def keys(self) -> int:
+        """Rows of a block that is streamed: columns of the product."""
+        return int(extents_of(self.product.result.type)[1])
+
+
+@dataclass(frozen=True)
 class Round:
     """A loop over blocks of keys: what it loads, its two products, which of what it carries the
     second adds to, and the axes of its loop."""
@@ -53,35 +79,16 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Form:
-    """A kernel's loops, the load of the rows that they multiply, and the axes, by value and place,
-    that run over these rows."""
+class Form(Split):
+    """A kernel's loops, and the load of the rows that they multiply."""
 
-    kernel: Operation
     rounds: tuple[Round, ...]
     query: Operation
-    rows: frozenset[tuple[str, int]]
-    makers: dict[str, Operation]
-
-    @property
-    def lanes(self) -> int:
-        """Rows of a tile."""
-        return int(extents_of(self.query.result.type)[0])
-
-    @property
-    def groups(self) -> int:
-        """Groups of warps that compute."""
-        return self.lanes // GROUP_ROWS
 
     @property
     def width(self) -> int:
         """Columns of a row."""
         return int(extents_of(self.query.result.type)[1])
-
-    @property
-    def keys(self) -> int:
-        """Rows of a block."""
-        return int(extents_of(self.rounds[0].loads[0].result.type)[0])
 
     @property
     def dtype(self) -> str:
@@ -117,7 +124,7 @@ class _Reader:
         if queries or len(pools) > 1 or query is None or query.name != "tile.load":
             self._refuse("its loops are not of the same rows and pools")
         rows = axes_of(self.kernel, (rounds[0].dots[0].result.name, 0))
-        form = Form(self.kernel, rounds, query, rows, self.makers)
+        form = Form(self.kernel, rows, self.makers, rounds[0].dots[0], rounds, query)
         self._check(form)
         return form
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from ....ir.core import Operation, Value, walk
 from ....ir.schedule import Schedule
@@ -10,18 +11,20 @@ from ....ir.types import dtype_of, shape_of
 from ..emitter import Emitter
 from ..expressions import TRITON
 from ..names import identifier
-from .form import Form, NoGluon, Round
+from .form import Form, NoGluon, Round, Split
 from .slices import Slice
+
+F = TypeVar("F", bound=Split)
 
 OF = "\0"
 """Stands in a line before the number of the operation that it comes from."""
 
 
-class Part(Emitter):
+class Part(Emitter, Generic[F]):
     """Writes those operations of a kernel that are `kept`, of so many rows of its tiles, in
     registers that lie as `WHOLE` says."""
 
-    def __init__(self, form: Form, schedule: Schedule, kept: Slice, rows: int) -> None:
+    def __init__(self, form: F, schedule: Schedule, kept: Slice, rows: int) -> None:
         super().__init__(form.kernel, schedule)
         self.form, self.kept, self.rows = form, kept, rows
         self._numbers = {id(op): at for at, op in enumerate(walk((form.kernel,)))}
@@ -31,6 +34,10 @@ class Part(Emitter):
         """Return the lines, without those of operations that are not kept."""
         self._block(operations or self.kernel.regions[0].operations)
         return self.lines
+
+    def function_lines(self) -> list[str]:
+        """Return the lines of a function of its own."""
+        return [line.removeprefix("    ") for line in self.written()]
 
     def _block(self, operations: Sequence[Operation | str]) -> None:
         for operation in operations:
@@ -141,8 +148,8 @@ class Part(Emitter):
             self._set(loop.results[at], identifier(arguments[at].name))
 
 
-class Copier(Part):
-    """The warp that copies blocks: it has numbers only, and of tiles of keys the first one's."""
+class Numbers(Part[F]):
+    """A warp that has numbers only, and of tiles of places the first one's: it copies blocks."""
 
     def _shape(self, value: Value) -> tuple[int, ...]:
         return ()
@@ -157,6 +164,10 @@ class Copier(Part):
         """Return the lines."""
         self._line("ring_turn = 0")
         return super().written(operations)
+
+
+class Copier(Numbers[Form]):
+    """The warp that copies blocks of keys and values."""
 
     def _for(self, operation: Operation) -> None:
         found = [each for each in self.form.rounds if each.loop is operation]
@@ -195,7 +206,7 @@ class Copier(Part):
                    f"{ring}_there.index({ring}_at), {ring}.index({ring}_at))")  # fmt: skip
 
 
-class Computer(Part):
+class Computer(Part[Form]):
     """A group of warps that computes: it waits for blocks, and has results as products leave them.
 
     Of the ring of values a round reads the block before: first one of zeros.
@@ -303,7 +314,7 @@ class Computer(Part):
         super()._reduce(operation)
 
 
-class Asker(Part):
+class Asker(Part[Form]):
     """The load of a group's rows, to shared memory."""
 
     def _load(self, operation: Operation) -> None:

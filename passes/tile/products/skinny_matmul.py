@@ -9,7 +9,7 @@ programs read them: blocks of `PACKED` numbers of each row's K, a block's rows b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....ir.core import Operation, Value
 from ....ir.schedule import Schedule
@@ -124,8 +124,22 @@ def streamed(
     return SkinnyMatmul(n, k, silu, cuts, rows, 64, 128 if silu else 64)
 
 
+DEPTH = 64
+"""Numbers of a row that specialised warps copy at a time: what the copy engine swizzles."""
+
+REGISTERS = {128: (96, 128), 64: (128, 168)}
+"""Registers a thread has, in the mean, where one warp copies and four multiply 64 rows, by the rows
+of a program: plain and gated. Beside 96 or 128 the norm behind finds room, and begins early."""
+
+
 def skinny_schedule(kernel: Operation) -> Schedule:
     """Return the GPU schedule of such a kernel: as many stages as shared memory holds."""
+    rows, _, block_k = kernel["name"].name.split("_")[3].split("x")
+    plain, gated = REGISTERS.get(int(rows), (0, 0)) if int(block_k) == DEPTH else (0, 0)
+    return replace(_stages(kernel), specialised=gated if "_silu" in kernel["name"].name else plain)
+
+
+def _stages(kernel: Operation) -> Schedule:
     name = kernel["name"].name
     gated, few = "_silu" in name, kernel["grid"][1] == f"ceildiv(T, {NARROW})"
     if not gated and ("x128x64" in name or "x96x64" in name):
@@ -157,7 +171,7 @@ def skinny_matmul(shape: SkinnyMatmul) -> Operation:
         live = b.map("a & b", live, b.expand(own, 0), hint="live")
     b.store(out, *place, value, mask=live)
     grid = (s.n // s.own, f"ceildiv(T, {s.rows})", *([s.cuts] if s.cuts > 1 else []))
-    return b.finish(*grid, requires=("T >= 0",), of="graph.matmul")
+    return b.finish(*grid, requires=("T >= 0",), of="graph.matmul", given=(w,))
 
 
 def _sums(

@@ -1,0 +1,208 @@
+"""What of a product's kernel becomes which warps' work: one loop that streams weights beside rows.
+
+Blocks of both are copied by a warp of its own; groups of four warps, each with 64 of the rows, wait
+for them and multiply. A round's products run while the next round's are begun.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ....ir.core import Operation, Value, walk
+from ....ir.tile import extents_of
+from ....ir.types import dtype_of, shape_of
+from ..shapes import axes_of, padded_shapes
+from .form import GROUP_ROWS, OWN, WRITTEN, Split
+
+DEPTH = 64
+"""Numbers of a row that a block has: the 128 bytes that copies swizzle."""
+
+ATOM = 8
+"""Rows that lie together in a swizzled block: copies begin at their multiples."""
+
+_PLUS = re.compile(r"a \+ \d+")
+_INSIDE = re.compile(r"a < (\d+)")
+_NAMES = ("rows_ring", "weights_ring", "blocks_there", "blocks_free")
+
+
+@dataclass(frozen=True)
+class StreamedForm(Split):
+    """A kernel's loop, what it loads and multiplies: the same rows by blocks of weights."""
+
+    loop: Operation
+    left: Operation
+    weights: tuple[Operation, ...]
+    dots: tuple[Operation, ...]
+
+    @property
+    def own(self) -> int:
+        """Columns whose weights are read: those of a block, or fewer."""
+        load = self.weights[0]
+        if not load.attribute("masked"):
+            return self.keys
+        inside = self.makers[self.makers[load.operands[-1].name].operands[0].name]
+        found = _INSIDE.fullmatch(inside["expr"])
+        assert found is not None
+        return int(found[1])
+
+    @property
+    def given(self) -> bool:
+        """Whether all weights were there before the step."""
+        given = self.kernel.attribute("given") or ()
+        return all(load.operands[0].name in given for load in self.weights)
+
+    @property
+    def piece(self) -> int:
+        """Rows of a copy of weights: a power of two that these columns are made of."""
+        return self.own & -self.own
+
+    @property
+    def dtype(self) -> str:
+        """What is multiplied."""
+        return dtype_of(self.left.result.type)
+
+
+def streamed_form(kernel: Operation) -> StreamedForm | None:
+    """Return how a product's kernel is split among warps; None: it is no such kernel."""
+    return _Reader(kernel).form()
+
+
+class _Reader:
+    def __init__(self, kernel: Operation) -> None:
+        self.kernel = kernel
+        self.operations = list(walk(kernel.regions[0].operations))
+        self.makers = {value.name: op for op in self.operations for value in op.results}
+
+    def form(self) -> StreamedForm | None:
+        loops = [op for op in self.operations if op.regions]
+        loads = [op for op in self.operations if op.name == "tile.load"]
+        if len(loops) != 1 or not self._plain():
+            return None
+        (region,), starts = loops[0].regions, loops[0].operands[2:]
+        dots = tuple(op for op in region.operations if op.name == "tile.dot")
+        sums = [value.name for value in region.arguments[1:]]
+        added = [dot.operands[2].name for dot in dots]
+        given = [value.name for value in region.operations[-1].operands]
+        if not dots or added != sums or given != [dot.result.name for dot in dots] or not starts:
+            return None
+        left = self.makers.get(dots[0].operands[0].name)
+        weights = tuple(self.makers.get(dot.operands[1].name) for dot in dots)
+        same = {dot.operands[0].name for dot in dots} == {dots[0].operands[0].name}
+        if not same or not all(dot.attribute("transpose_b") for dot in dots):
+            return None
+        if left is None or None in weights or len(loads) != 1 + len(weights):
+            return None
+        if not self._inside(region.operations, (left, *weights)):
+            return None
+        rows = axes_of(self.kernel, (dots[0].result.name, 0))
+        form = StreamedForm(self.kernel, rows, self.makers, dots[0], loops[0], left,
+                            tuple(filter(None, weights)), dots)  # fmt: skip
+        return form if self._fits(form) else None
+
+    def _plain(self) -> bool:
+        """Whether operations are a product's, tiles as wide as they are written, and names none of
+        the text's own."""
+        if any(op.name not in WRITTEN for op in self.operations):
+            return False
+        shapes = padded_shapes(self.kernel)
+        values = [value for op in self.operations for value in op.results]
+        names = [value.name for value in (*values, *self.kernel.regions[0].arguments)]
+        whole = all(shapes.get(v.name, ()) == tuple(extents_of(v.type)) for v in values)
+        return whole and not any(name.startswith((*OWN, *_NAMES)) for name in names)
+
+    @staticmethod
+    def _inside(operations: Sequence[Operation], loads: Sequence[Operation | None]) -> bool:
+        """Whether a loop loads these, and besides only counts and multiplies."""
+        allowed = ("tile.iota", "tile.map", "tile.expand", "tile.dot", "tile.yield")
+        others = [op for op in operations if all(op is not load for load in loads)]
+        return len(operations) - len(others) == len(loads) and all(
+            op.name in allowed for op in others
+        )
+
+    def _fits(self, form: StreamedForm) -> bool:
+        shapes = {tuple(extents_of(dot.result.type)) for dot in form.dots}
+        x = shape_of(form.left.operands[0].type)
+        depth = extents_of(form.left.result.type)[1]
+        formats = {dtype_of(load.operands[0].type) for load in (form.left, *form.weights)}
+        right = len(shapes) == 1 and depth == DEPTH and formats <= {"bf16"} and len(formats) == 1
+        sizes = form.lanes % GROUP_ROWS == 0 and form.groups in (1, 2) and form.keys in (64, 128)
+        return (
+            right and sizes and len(x) == 2 and self._live(form.left)
+            and self._counts(form.left.operands[1], 1) and self._counts(form.left.operands[2], 0)
+            and all(map(self._streamed, form.weights))
+            and len({self._columns(load) for load in form.weights}) == 1 and form.own % ATOM == 0
+            and all(map(self._stores_own, form.weights))
+        )  # fmt: skip
+
+    def _stores_own(self, load: Operation) -> bool:
+        """Whether no store is of columns whose weights a load leaves out, which are anything."""
+        if not load.attribute("masked"):
+            return True
+        own = self.makers[load.operands[-1].name].operands[0]
+        masks = [self.makers.get(op.operands[-1].name) if op.attribute("masked") else None
+                 for op in self.operations if op.name == "tile.store"]  # fmt: skip
+        return all(
+            mask is not None and mask.attribute("expr") == "a & b"
+            and any(self._along(value, own) for value in mask.operands)
+            for mask in masks
+        )  # fmt: skip
+
+    def _along(self, value: Value, inner: Value) -> bool:
+        maker = self.makers.get(value.name)
+        spread = maker is not None and maker.name == "tile.expand" and maker["axis"] == 0
+        return spread and maker.operands[0] == inner  # type: ignore[union-attr]
+
+    def _streamed(self, load: Operation) -> bool:
+        """Whether a load is of whole rows, one after another, but those past the first few."""
+        *outer, column, depth = load.operands[1 : 1 + len(shape_of(load.operands[0].type))]
+        blocks = all(not extents_of(value.type) for value in outer)
+        return blocks and self._counts(column, 1) and self._counts(depth, 0) and (
+            not load.attribute("masked") or self._columns(load) > 0
+        )  # fmt: skip
+
+    def _columns(self, load: Operation) -> int:
+        """Return how many columns a mask lets be read; 0: all, or it masks otherwise."""
+        if not load.attribute("masked") or load.attribute("other", 0):
+            return 0
+        mask = self.makers.get(load.operands[-1].name)
+        if mask is None or mask.name != "tile.expand" or mask["axis"] != 1:
+            return 0
+        inside = self.makers.get(mask.operands[0].name)
+        lane = self.makers.get(inside.operands[0].name) if inside is not None else None
+        found = _INSIDE.fullmatch(inside.attribute("expr") or "") if inside is not None else None
+        return int(found[1]) if found and lane is not None and lane.name == "tile.iota" else 0
+
+    def _live(self, load: Operation) -> bool:
+        """Whether a load's mask leaves out rows past the buffer's end, which copies give as 0."""
+        if not load.attribute("masked") or load.attribute("other", 0):
+            return False
+        mask = self.makers.get(load.operands[-1].name)
+        row = self.makers.get(load.operands[1].name)
+        inside = self.makers.get(mask.operands[0].name) if mask is not None else None
+        if inside is None or row is None or inside.attribute("expr") != "a < b":
+            return False
+        extent = shape_of(load.operands[0].type)[0]
+        bound = getattr(extent, "name", extent)
+        return inside.operands[0] == row.operands[0] and inside.operands[1].name == bound
+
+    def _counts(self, value: Value, axis: int) -> bool:
+        """Whether a value counts up along an axis, from any number."""
+        maker = self.makers.get(value.name)
+        spread = maker is not None and maker.name == "tile.expand" and maker["axis"] == axis
+        return spread and self._counted(maker.operands[0])  # type: ignore[union-attr]
+
+    def _counted(self, value: Value) -> bool:
+        maker = self.makers.get(value.name)
+        if maker is None or maker.name == "tile.iota":
+            return maker is not None
+        if maker.name != "tile.map":
+            return False
+        if len(maker.operands) == 1:
+            return bool(_PLUS.fullmatch(maker["expr"])) and self._counted(maker.operands[0])
+        start, plus, last = maker["expr"].rpartition(" + ")
+        lane = self.makers.get(maker.operands[-1].name)
+        counted = lane is not None and lane.name == "tile.iota" and plus and last == "b"
+        alone = len(maker.operands) == 2 and not extents_of(maker.operands[0].type)
+        return bool(counted) and alone and "b" not in start
