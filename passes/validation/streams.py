@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ...ir.core import Module, Operation, Region
-from ...ir.program import ANNOTATIONS
+from ...ir.core import Module, Operation, Region, walk
+from ...ir.program import ANNOTATIONS, EFFECTS
 from ..manager import Context
 from .meaning import Event, Meaning, TooLarge, Trace
 from .proofs import equal
@@ -24,6 +24,7 @@ class SameEvents:
         yield from _declared(before, after, context)
         terms = Terms()
         kept = {op["name"].name: op for op in after.operations if op.name == "program.func"}
+        droppable = _Droppable.of(self.droppable, before)
         old = Meaning(terms, before, context.pure_tools)
         new = Meaning(terms, after, context.pure_tools)
         for function in before.operations:
@@ -38,9 +39,54 @@ class SameEvents:
                 traces = old.function(function), new.function(kept[name])
             except TooLarge:
                 continue
-            for problem in _differences(terms, *traces, self.droppable):
+            for problem in _differences(terms, *traces, droppable):
                 yield f"program {name}: {problem}"
                 break
+
+
+@dataclass(frozen=True)
+class _Droppable:
+    """Which kinds of events may go, where nothing uses their values; not with a tool in them that
+    is not pure, be it of one of the programs that `effects` names."""
+
+    kinds: frozenset[str]
+    effects: frozenset[str]
+
+    @staticmethod
+    def of(kinds: frozenset[str], module: Module) -> _Droppable:
+        """Return the rule for a module: with the programs that call tools, or such programs."""
+        pure = {op["name"] for op in module.operations if op.attribute("pure")}
+        inside = {
+            function["name"].name: [op for op in walk((function,)) if op.name in EFFECTS]
+            for function in module.operations
+            if function.name == "program.func"
+        }
+        found: set[str] = set()
+        before = -1
+        while before < len(found):
+            before = len(found)
+            found |= {
+                name
+                for name, operations in inside.items()
+                for op in operations
+                if op["name"].name in found
+                or (op.name == "program.call_tool" and op["name"] not in pure)
+            }
+        return _Droppable(kinds, frozenset(found))
+
+    def __call__(self, event: Event) -> bool:
+        """Say whether an event may go."""
+        if event.kind in self.kinds:
+            return not self._has_effects(event)
+        return event.kind in {"if", "for", "while"} and all(
+            trace.end not in {"return", "leave"} and all(map(self, trace.events))
+            for trace in event.inside
+        )
+
+    def _has_effects(self, event: Event) -> bool:
+        called = event.kind == "call" and event.name in self.effects
+        inner = (each for trace in event.inside for each in trace.events)
+        return called or event.kind == "call_tool" or any(map(self._has_effects, inner))
 
 
 def _declared(before: Module, after: Module, context: Context) -> Iterator[str]:
@@ -57,13 +103,11 @@ def _declared(before: Module, after: Module, context: Context) -> Iterator[str]:
             yield f"{what} is declared otherwise"
 
 
-def _differences(
-    terms: Terms, before: Trace, after: Trace, droppable: frozenset[str]
-) -> Iterator[str]:
+def _differences(terms: Terms, before: Trace, after: Trace, droppable: _Droppable) -> Iterator[str]:
     """Yield where two traces differ."""
     left = list(after.events)
     for event in before.events:
-        may_go = event.kind in droppable or _empty(event, droppable)
+        may_go = droppable(event)
         if left and _alike(terms, event, left[0]):
             insides = zip(event.inside, left[0].inside, strict=True)
             found = [each for pair in insides for each in _differences(terms, *pair, droppable)]
@@ -81,15 +125,6 @@ def _differences(
             for trace in (before, after)
         ]
         yield f"it ends in {shown[0]}, after the pass in {shown[1]}"
-
-
-def _empty(event: Event, droppable: frozenset[str]) -> bool:
-    """Whether an if or a loop does nothing but what may be dropped."""
-    return event.kind in {"if", "for", "while"} and all(
-        trace.end not in {"return", "leave"}
-        and all(inner.kind in droppable or _empty(inner, droppable) for inner in trace.events)
-        for trace in event.inside
-    )
 
 
 def _alike(terms: Terms, one: Event, other: Event) -> bool:

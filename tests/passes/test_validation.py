@@ -195,6 +195,43 @@ def test_a_dropped_gen_or_tool_is_caught():
     assert problems("drop-dead", before, after)
 
 
+TOLD = """
+tool tell(text: str) -> str
+pure tool shout(text: str) -> str
+
+program quiet(text: str) -> str:
+    return shout(text)
+
+program deep(text: str) -> str:
+    let seen = tell(text)
+    return text
+
+program loud(text: str) -> str:
+    return call deep(text)
+
+program main(arg: str) -> str:
+    let first = call {first}(arg)
+    if len(arg) > 3:
+        let second = call {second}(arg)
+    gen last(max_tokens=3)
+    return last
+"""
+
+
+def test_an_unused_call_that_reaches_a_tool_may_not_go():
+    def problems_without(first: str, second: str) -> list[str]:
+        before = lower(parse_text(TOLD.format(first=first, second=second)))
+        context = a_context()
+        calls = {"first", "second"}
+        after = rewrite(
+            before, lambda op: [] if op.results and op.results[0].name in calls else None
+        )
+        return list(CHECKS["drop-dead"](before, after, context))
+
+    assert problems_without("quiet", "quiet") == []
+    assert problems_without("loud", "quiet") and problems_without("quiet", "loud")
+
+
 def test_a_change_beside_annotations_is_caught():
     before, after = STAGES["prefix-sharing"]
     broken = rewrite(after, once(each("program.gen", changed(max_tokens=9))))
