@@ -39,7 +39,7 @@ class HostTooSmall(CapacityError):
         "{host} of host memory are {over} too few: keys and values take {kv}, pages that the CPU "
         "computes {cpu}, pages on their way and buffers {rest}"
     )
-    hint = "give --host-memory at least {least}, or lower kv_memory"
+    hint = "give --host-memory at least {least}, or lower --kv-memory"
 
 
 @dataclass(frozen=True)
