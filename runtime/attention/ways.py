@@ -86,7 +86,7 @@ RATES = {
     ),
 }
 """By way, on an H200 (bench/gpu_kernels.py). Those of items of many rows come from a search over
-1,236 timings of 73 lists that were cut in many ways, those of `largest` to 900 of 85: plans by them
+1,236 timings of 73 lists that were cut in many ways, those of `largest` to 714 of 95: plans by them
 take 1.5 % longer, in the mean, than the fastest that was measured (docs/experiments/attention.md).
 """
 

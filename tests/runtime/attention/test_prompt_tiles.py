@@ -87,8 +87,8 @@ def test_tiles_of_long_prompts_have_twice_the_rows_where_their_keys_are_many() -
     long = long_tiles(batch([(4096, 0), (1, 9000), (31, 9000)]), SHAPE)
     assert long is not None and long.taken.tolist() == [True, False, False]
     assert (long.rows == 32).all() and len(long.query) == 128
-    assert long_tiles(batch([(2048, 0)] * 2), SHAPE) is not None
-    for few in ([(2046, 0)] * 2, [(2048, 8192)], [(2048, 0), (32, 0)], [(31, 9000)] * 80, []):
+    assert long_tiles(batch([(1536, 0)] * 2), SHAPE) is not None
+    for few in ([(1534, 0)] * 2, [(2048, 8192)], [(1536, 0), (544, 0)], [(31, 9000)] * 80, []):
         assert long_tiles(batch(few), SHAPE) is None, few
     one_head, alone = replace(SHAPE, heads=4, kv_heads=1), batch([(4096, 0)])
     assert long_tiles(alone, one_head) is None
