@@ -48,7 +48,7 @@ class PrefixNode:
     @property
     def tokens(self) -> int:
         """How many of its elements are known tokens."""
-        return sum(isinstance(element, int) for element in self.elements)
+        return _known(self.elements)
 
     def walk(self) -> Iterator[PrefixNode]:
         """Yield the node and all below it, parents first."""
@@ -109,12 +109,12 @@ class PrefixTree(Shown):
             self._insert(call, call.left.elements, reads=False)
         self.calls.append(call)
         found = prompt[: min(shared, call.first_logits)]
-        hits = sum(isinstance(element, int) for element in found)
+        hits = _known(found)
         if not call.sure:
             counts.maybe += 1
             return hits
         counts.calls += 1
-        counts.sent += sum(isinstance(element, int) for element in prompt)
+        counts.sent += _known(prompt)
         counts.hits += hits
         counts.generated += len(found) - hits
         return hits
@@ -146,6 +146,11 @@ class PrefixTree(Shown):
         leaf = PrefixNode(parent.end, elements[parent.end :], text)
         parent.children[elements[parent.end]] = leaf
         return leaf
+
+
+def _known(elements: tuple[Element, ...]) -> int:
+    """Return how many elements are tokens that are known."""
+    return len(elements) - list(map(type, elements)).count(Unknown)
 
 
 def _shared(left: tuple[Element, ...], elements: tuple[Element, ...], at: int) -> int:
