@@ -141,9 +141,9 @@ def test_what_does_not_fit_whatever_is_chosen_says_what_is_missing() -> None:
         _ = made(gpu_memory=2 * MIB).policy
 
 
-def _given(*homes: str, ring: int = 12, schedule: str = "cgo") -> Policy:
+def _given(*homes: str, ring: int = 12) -> Policy:
     layers = tuple(map(Placement, homes))
-    return Policy(8, 2, "cpu", layers, 8, 1, ring, schedule=schedule, page_format="f32")
+    return Policy(8, 2, "cpu", layers, 8, 1, ring, schedule="cgo", page_format="f32")
 
 
 ROOM = Room(gpu=100, weights=20, working=10, page=5)
@@ -167,6 +167,14 @@ def test_what_does_not_fit_leaves_the_cpu_and_the_disk_what_they_had() -> None:
     policy = _given("csrrrrdc", "dcrrrrsc", "rrrrcscd", ring=4)
     found = as_it_fits(policy, lambda wish: replace(ROOM, gpu=105)).policy
     assert [layer.homes for layer in found.layers] == ["csrrrsdc", "dcrrrssc", "rrrscscd"]
+
+
+def test_what_does_not_fit_leaves_keys_where_they_were() -> None:
+    policy = replace(_given("rrrrrrss", "rrrrrrss", "rrrrrrss", ring=4),
+                     schedule="s4", attention="gpu", kv_gpu=0.5)  # fmt: skip
+    fitted = as_it_fits(policy, lambda wish: replace(ROOM, gpu=135)).policy
+    assert (fitted.schedule, fitted.attention, fitted.kv_gpu) == ("s4", "gpu", 0.5)
+    assert pages_on_gpu(fitted) < pages_on_gpu(policy)
 
 
 def test_more_experts_of_the_cpu_are_fitted_in_the_room_that_they_leave() -> None:

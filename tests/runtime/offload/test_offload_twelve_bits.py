@@ -57,6 +57,15 @@ def test_every_number_comes_back(rows: int, seed: int, odd: list[int]) -> None:
     assert torch.equal(bits(made), bits(numbers))
 
 
+def test_weights_that_are_zero_for_the_most_part_do_not_choose_the_exponents() -> None:
+    """As pruned ones are: zeros have a code of their own."""
+    numbers = normal(40, 0)
+    numbers[torch.rand(numbers.shape, generator=torch.Generator().manual_seed(1)) < 0.9] = 0
+    made = torch.empty_like(numbers)
+    widen(made, *packed(numbers))
+    assert torch.equal(bits(made), bits(numbers))
+
+
 def test_a_page_is_a_quarter_smaller_and_few_words_are_rare() -> None:
     numbers = torch.randn(512, 1024).bfloat16()
     words, rare = packed(numbers)
