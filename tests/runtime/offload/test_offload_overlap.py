@@ -46,6 +46,26 @@ def test_steps_mix_prompts_with_decode_within_the_bound_and_give_the_same_values
     assert len(mixed) > 10 and any(decode >= 3 for decode, _ in mixed)
 
 
+def test_samples_of_one_prompt_have_one_row_until_they_differ(cases):
+    text = """
+program drawn(text: str) -> str:
+    "{text}"
+    fork 5 as samples:
+        gen rest(max_tokens=6, temperature=0.7)
+        yield rest
+    return "{samples}"
+"""
+    found = []
+    for changes in ({"executor": "reference"}, {"gpu_memory": 20 * MIB}):
+        options = Options(cache=cases.cache, **LIMITS).changed(max_batch=4, **changes)
+        executable = weft.compile(text, "tiny-moe", options=options)
+        executable.engine._shared._draws = "gpu_memory" in changes
+        rows = executable.run_rows(ROWS[:1])
+        found.append((rows.values, executable.engine.computed_tokens))
+    (values, each), (same, fewer) = found
+    assert same == values and fewer < each
+
+
 def test_a_policy_that_overlaps_bounds_steps_and_says_so(cases):
     given = replace(policy("ring"), overlap=True, prefill_tokens=9)
     made = cases.offloading(given)
