@@ -8,11 +8,13 @@ from threading import Event, Thread
 from time import sleep
 
 import pytest
+from weft.ir.pipeline import Kind
 from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
 from weft.runtime.devices.streams import SimulatedDevice
 from weft.runtime.offload import queues as queues_module
 from weft.runtime.offload.executor import HOST_QUEUES
 from weft.runtime.offload.queues import Queues
+from weft.tests.runtime.offload.offload_cases import greedy, policy
 
 
 class Recorded:
@@ -185,3 +187,21 @@ def test_a_run_is_abandoned_when_no_queue_is_at_a_task_of_it():
     assert ended == [done] and 0 < len(done) < len(pipeline.tasks) / 2
     assert queues.start(pipeline, lambda task: None).finish() is None
     queues.close()
+
+
+def test_behind_a_step_that_failed_at_its_end_all_pages_are_copied_anew(cases, whole):
+    """What the first layer's were copied to has been written again by then."""
+    broken = []
+
+    def fails(task):
+        if broken and task.kind is Kind.HEAD:
+            broken.clear()
+            raise OSError("gone")
+
+    executor = cases.executor(policy("ring"), delay=fails)
+    assert greedy(executor, 1) == [tokens[:1] for tokens in whole]
+    broken.append(True)
+    with pytest.raises(OSError, match="gone"):
+        greedy(executor, 1)
+    assert greedy(executor, 2) == [tokens[:2] for tokens in whole]
+    executor.close()
