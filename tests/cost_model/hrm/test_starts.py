@@ -3,7 +3,7 @@
 import pytest
 from weft.cost_model.hardware_file import load
 from weft.cost_model.hrm.machine import ATTENTION_CORES, HostedGpu
-from weft.cost_model.hrm.starts import CALLS, simulate_started, start_seconds
+from weft.cost_model.hrm.starts import CALLS, CALLS_PER_PAGE, simulate_started, start_seconds
 from weft.cost_model.hrm.timed import UNDER_WAY
 from weft.cost_model.simulate import Cost
 from weft.ir.pipeline import Kind, Pipeline, Task
@@ -69,3 +69,19 @@ def test_what_is_gathered_delays_its_copy_alone() -> None:
     gathered = {"a": Cost(0.3)}
     found = simulate_started(Pipeline("p", 1, 1, tasks), costs, {}, MACHINE, gathered)
     assert found.end["a"] > 0.3 > found.end["b"] and set(found.queues) == {"up", "gpu"}
+
+
+def test_experts_of_the_cpu_call_more_for_each_page_of_their_layer() -> None:
+    tasks = (
+        Task("a", Kind.CPU_EXPERTS, "cpu_experts", 0, 0),
+        Task("b", Kind.CPU_EXPERTS, "cpu_experts", 1, 0),
+        Task("c", Kind.ATTEND, "cpu_experts", 1, 0),
+    )
+    costs = {each.name: Cost(0.0) for each in tasks}
+    pipeline = Pipeline("p", 2, 1, tasks)
+    found = simulate_started(pipeline, costs, {}, MACHINE, {}, cpu_pages=[3, 0])
+    plain = start_seconds("cpu_experts", MACHINE)
+    more = 3 * CALLS_PER_PAGE * MACHINE.call_start
+    assert found.end["a"] == pytest.approx(plain + more)
+    assert found.end["b"] - found.end["a"] == pytest.approx(plain)
+    assert found.end["c"] - found.end["b"] == pytest.approx(start_seconds("attend", MACHINE))
