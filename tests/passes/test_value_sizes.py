@@ -13,7 +13,8 @@ from weft.passes.program.memory.sizes import Size, size_of_value
 from weft.tests.each_time import examples
 
 TEXTS = st.text(st.sampled_from('ab é\x01"\\\n日'), max_size=6)
-NUMBERS = st.integers(-(10**40), 10**40)
+LARGE = st.integers(10**35, 10**40)
+NUMBERS = st.one_of(st.integers(-(10**9), 10**9), LARGE, LARGE.map(lambda number: -number))
 LISTS = st.lists(TEXTS, max_size=4)
 WORDS, WHOLE = list_of(STR), list_of(INT)
 PAIR = Term("record", ("Pair",))

@@ -153,6 +153,8 @@ def _number(operation: Operation, sizes: list[Size]) -> Expr:
     match operation.kind, operation.attribute("op") or operation.attribute("name"):
         case "binary", "*":
             return UNBOUNDED
+        case "binary", "-":
+            return _whole(largest(*(size.bytes for size in sizes)), 2)
         case (("binary" | "unary"), _):
             return _whole(largest(*(size.bytes for size in sizes)))
         case "builtin", "int":
@@ -172,11 +174,12 @@ def _number(operation: Operation, sizes: list[Size]) -> Expr:
     return NUMBER
 
 
-def _whole(longest: Expr) -> Expr:
-    """Return the bytes of a whole number made of such: a digit more, where they are many. Of what
-    nothing bounds, a counter in a loop or a tool's field, numbers are taken to be usual ones."""
+def _whole(longest: Expr, more: int = 1) -> Expr:
+    """Return the bytes of a whole number made of such: a digit `more`, or a sign too, where they
+    are many. Of what nothing bounds, a counter in a loop or a tool's field, numbers are taken to be
+    usual ones."""
     usual = isinstance(longest, int) and not NUMBER < longest < UNBOUNDED
-    return NUMBER if usual else plus(1, longest)
+    return NUMBER if usual else plus(more, longest)
 
 
 def _bytes(value: Any) -> int:
