@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from ...ir.types import DTYPE_NAMES
@@ -67,6 +68,13 @@ class Device:
 
         return torch.cuda.get_device_properties(0).multi_processor_count
 
+    def products(self) -> tuple[str, ...]:
+        """Data types whose products are measured: of 8 bits from compute capability 8.9 on."""
+        import torch
+
+        usual = "bf16", "f16", "f32"
+        return (*usual, "f8e4m3") if torch.cuda.get_device_capability() >= (8, 9) else usual
+
     def pinned(self, bytes_: int) -> Any:
         """Return so many bytes of host memory that the device may read by itself."""
         import torch
@@ -113,7 +121,7 @@ def gpu_probes(device: Device | None = None) -> tuple[CpuProbes, list[LinkProbes
             _memory(device, "L2", device.cache() // 2, 0.75 * device.cache()),
             _memory(device, "device", device.read_bytes, device.capacity()),
         ],
-        matmul={dtype: [_product(device, dtype)] for dtype in ("bf16", "f16", "f32")},
+        matmul={dtype: [_product(device, dtype)] for dtype in device.products()},
         vector={"f32": [_product(device, "f32")]},
         launch={
             "eager": _launches(device, lambda: [x.add_(1.0) for _ in range(LAUNCHES)]),
@@ -221,9 +229,14 @@ def _product(device: Device, dtype: str) -> Measure:
 
     kind = getattr(torch, DTYPE_NAMES[dtype])
     size = device.cube if dtype != "f32" else device.cube // 2
-    a, b = (torch.randn(size, size, dtype=kind, device=device.name) for _ in "ab")
-    out = torch.empty_like(a)
-    return Measure(_timed(device, lambda: torch.mm(a, b, out=out), 4), 4 * 2.0 * size**3)
+    a, b = (torch.randn(size, size, device=device.name).to(kind) for _ in "ab")
+    narrow, one = dtype == "f8e4m3", torch.ones((), device=device.name)
+    out = torch.empty_like(a, dtype=torch.bfloat16 if narrow else kind)
+    run = partial(torch.mm, a, b, out=out)
+    if narrow:
+        run = partial(torch.ops.aten._scaled_mm.out, a, b.T, one, one, out_dtype=out.dtype,
+                      use_fast_accum=out.is_cuda, out=out)  # fmt: skip
+    return Measure(_timed(device, run, 4), 4 * 2.0 * size**3)
 
 
 def _launches(device: Device, run: Callable[[], Any]) -> Measure:

@@ -38,6 +38,9 @@ class Played(Device):
     def units(self) -> int:
         return 1
 
+    def products(self) -> tuple[str, ...]:
+        return "bf16", "f32", "f8e4m3"
+
     def pinned(self, bytes_: int):
         import torch
 
@@ -66,6 +69,7 @@ def test_a_whole_machine_becomes_a_file_that_a_search_can_use(tmp_path, small_fi
     assert parse(dumps(machine)) == machine
     assert set(machine.level("cpu").main.by_threads) == {1}
     assert [memory.name for memory in machine.level("gpu").memories] == ["L2", "device"]
+    assert set(machine.level("gpu").matmul) == {"bf16", "f32", "f8e4m3"}
     hosted = HostedGpu.of(machine)
     assert hosted.disk > 0 and hosted.up > 0 and hosted.copy_start > 0
     assert not list(tmp_path.glob("calibrate-*"))
