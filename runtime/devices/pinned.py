@@ -16,8 +16,12 @@ _NUMBERS = count()
 def staged(shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
     """Return zeroed host memory, `pinned` where copies to or from a GPU go through it."""
     made = torch.zeros(shape, dtype=dtype, pin_memory=pinned)
-    if pinned:
-        _PINNED[next(_NUMBERS)] = made
+    return remembered(made) if pinned else made
+
+
+def remembered(made: Tensor) -> Tensor:
+    """Return memory that torch has pinned, and know of it as long as it is used."""
+    _PINNED[next(_NUMBERS)] = made
     return made
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from ...ir.display.units import bytes_text
 from .device import NoGpu
 from .memory import BLOCK, MIB, Memory
+from .pinned import remembered
 
 PIECE, UNDER_WAY = 32 * MIB, 3
 """Bytes of a page that are copied at a time where others copy too, and how many such pieces the
@@ -359,7 +360,7 @@ class CudaDevice:
 
     def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Pinned memory of torch's allocator, which waits for the copy before it gives it again."""
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
+        return remembered(torch.empty(shape, dtype=dtype, pin_memory=True))
 
     def settle(self) -> None:
         """Weights came on another stream than those that read them."""
