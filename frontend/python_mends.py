@@ -61,6 +61,10 @@ def _mend(node: Any) -> tuple[str, str]:
             return "a string without a stream", 's += "text" appends it'
         case python.Expr(value=value):
             return _mend(value)
+        case python.BinOp(op=python.Pow()):
+            return "`**`", "write x * x"
+        case python.BinOp() | python.UnaryOp():
+            return "an operator on bits or matrices", "numbers take + - * / // %; " + _TOOL
         case python.Assign(targets=[_, _, *_]):
             return "one value for several names", "bind one name a line"
         case python.Assign(targets=[python.Tuple() | python.List()]):

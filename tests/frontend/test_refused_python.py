@@ -31,6 +31,14 @@ def formatted(s, x: float):
     s += f"{x:.2f}"
 
 
+def power(s, x: int):
+    s += f"{x**2}"
+
+
+def bits(s, x: int):
+    s += f"{x | 2}"
+
+
 def unnamed(s):
     s.gen(max_tokens=3)
 
@@ -228,7 +236,8 @@ def deep_outside(s):
 REFUSED = [
     caught, goes_on, chosen, part, enumerated, otherwise, own_text, own_helper,
     dict_outside, deep_outside, keyword_of_a_method, odd_type, optional, guarded,
-    unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
+    unbounded, comprehension, formatted, power, bits, unnamed, imports, untyped, no_stream,
+    inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
     several, any_names, broken_annotation, up_to_true, other_things, held_as_another,
     held_to_nothing, endless, held_by_true, held_twice, limited_twice, list_held,
