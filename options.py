@@ -109,11 +109,8 @@ class OffloadOptions:
         if isinstance(self.routing, Path):
             object.__setattr__(self, "routing", str(self.routing))
         check_group("offload", self)
-        if isinstance(self.policy, str | Path):
-            hint = "cost_model.policy_text.parse makes one of the text that weft tune saves"
-            raise BadOption(problem=f"offload_policy is a Policy, not {self.policy!r}", hint=hint)
         if self.policy is not None:
-            self._check_beside_policy()
+            self._check_policy()
         if self.schedule:
             one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
         one_of("offload_page_format", self.page_format, ("", *ASKED))
@@ -133,9 +130,16 @@ class OffloadOptions:
         if self.host_memory < 0:
             raise BadOption(problem=f"offload_host_memory is at least 0, not {self.host_memory}")
 
-    def _check_beside_policy(self) -> None:
-        """Raise BadOption for what a policy has decided."""
-        beside = {f"offload_{name}" for name in ("policy", "host_memory", "prompt_tokens")}
+    def _check_policy(self) -> None:
+        """Raise BadOption for what is no policy, and beside one for what it has decided."""
+        from .cost_model.policy import Policy
+
+        if not isinstance(self.policy, Policy):
+            hint = "cost_model.policy_text.parse makes one of the text that weft tune saves"
+            raise BadOption(problem=f"offload_policy is a Policy, not {self.policy!r}", hint=hint)
+        beside = {"offload_policy", "offload_host_memory"}
+        if not self.policy.overlap:  # else it says how many tokens of prompts stand beside a step's
+            beside.add("offload_prompt_tokens")
         others = [name for name in self.given if name not in beside]
         if others:
             problem = f"{', '.join(others)}: the policy (offload_policy) says that itself"

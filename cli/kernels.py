@@ -93,10 +93,10 @@ def gpu_hardware() -> Hardware:
     from ..runtime.devices.device import Device
 
     name = Device.find().name
-    if "H200" in name:
+    if "H200" in name.split():
         return load("h200")
     found = measured_or_shipped()
-    if name in str(found.provenance.get("device", "")):
+    if str(found.provenance.get("device", "")).endswith(f" with {name}"):
         gpu = found.of_kind("gpu")
         return replace(found, levels=(gpu, *(each for each in found.levels if each is not gpu)))
     remarks().print(f"roofs are those of an H200, this is a {name}: `weft calibrate` measures it")

@@ -1,5 +1,6 @@
 """Options: environment, unknown names, impossible values."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +120,7 @@ def test_a_size_in_a_message_is_for_people():
      ({"offload_micro_batches": 2.5}, "offload_micro_batches is a whole number, not 2.5"),
      ({"offload_schedule": None}, "offload_schedule is a text, not None"),
      ({"offload_policy": "policy.txt"}, "offload_policy is a Policy, not 'policy.txt'\nhint:"),
+     ({"offload_policy": {"batch": 2}}, "offload_policy is a Policy, not {'batch': 2}\nhint:"),
      ({"remote_timeout": "30"}, "remote_timeout is a number, not '30'"),
      ({"remote_key": b"secret"}, "remote_key is a text, not bytes$")],
 )  # fmt: skip
@@ -166,6 +168,16 @@ def test_what_a_policy_says_is_not_said_beside_it(typed, tmp_path):
     assert said in as_typed(found.value).message
     given.pop(f"offload_{name}")
     assert Options().changed(**given).offload.policy.batch == 8
+
+
+def test_tokens_of_prompts_are_bounded_once():
+    """By the policy, where prompts stand beside its steps: another bound would not be kept."""
+    apart = Policy(8, 4, "cpu", (Placement("ssss"),) * 2, 4, 1, 8)
+    beside = replace(apart, overlap=True, prefill_tokens=64)
+    given = {"gpu_memory": 20 << 20, "offload_prompt_tokens": 32}
+    assert Options().changed(**given, offload_policy=apart).offload.prompt_tokens == 32
+    with pytest.raises(BadOption, match="offload_prompt_tokens: the policy .* says that itself"):
+        Options().changed(**given, offload_policy=beside)
 
 
 @pytest.mark.parametrize(("typed", "said"), [

@@ -28,6 +28,7 @@ def remembered(made: Tensor) -> Tensor:
 def keep_for_ever() -> None:
     """Let none of it be freed: torch records an event where it frees what was copied, and on a
     device that is lost that fails in a destructor, which ends the process by a signal."""
-    for tensor in [*_PINNED.values()]:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(tensor))
-    _PINNED.clear()
+    for known in _PINNED.valuerefs():  # made at one go, as other threads may pin more
+        tensor = known()
+        if tensor is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(tensor))

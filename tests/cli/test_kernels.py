@@ -43,7 +43,9 @@ def test_kernels_and_explain_tell_the_same_measured_times(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("card", "measured", "ceilings", "told"),
     [("NVIDIA H200", "NVIDIA H200", "h200", ""), ("NVIDIA A100", "NVIDIA A100", "mine", ""),
-     ("NVIDIA A100", "NVIDIA L4", "h200", "of an H200, this is a NVIDIA A100: `weft calibrate`")],
+     ("NVIDIA A100", "NVIDIA L4", "h200", "of an H200, this is a NVIDIA A100: `weft calibrate`"),
+     ("NVIDIA L4", "NVIDIA L40S", "h200", "of an H200, this is a NVIDIA L4: `weft calibrate`"),
+     ("NVIDIA GH200 480GB", "NVIDIA GH200 480GB", "mine", "")],
 )  # fmt: skip
 def test_roofs_are_those_that_were_measured_of_this_gpu(
     card, measured, ceilings, told, tmp_path, monkeypatch, capsys

@@ -172,6 +172,7 @@ def test_what_it_cannot_do_is_refused(shape: Parts, problem: str) -> None:
     [("%whole", "%block_behind", "names that its own text has"),
      ("%item_rows", "%stage", "names that its own text has"),
      ("%once", "%rest", "names that its own text has"),
+     ("%once", "%copied", "names that its own text has"),
      ("where(a <= 8, 1, 0)", "where(a <= 8, 2, 0)", "a loop around its rounds")],
 )  # fmt: skip
 def test_names_of_its_own_and_loops_around_its_rounds_are_refused(

@@ -98,6 +98,9 @@ def test_compiled_for_hopper() -> None:
     ("tile.map %row, %T, expr = \"a < b\"", "tile.map %row, %T, expr = \"a <= b\""),
     ("expr = \"a * 64 + b\"", "expr = \"a * 64 + b * 2\""),
     ("%w_rows: ", "%rows_ring: "),
+    ("%part: ", "%stage: "),
+    ("%k: ", "%ring_at: "),
+    ("%group: ", "%mbarrier: "),
 ])  # fmt: skip
 def test_what_it_cannot_do_is_refused(old: str, new: str) -> None:
     text = print_operation(skinny_matmul(SHAPES["packed"]))
@@ -116,6 +119,12 @@ def test_what_it_cannot_do_is_refused(old: str, new: str) -> None:
 def test_other_blocks_are_refused(shape: SkinnyMatmul) -> None:
     with pytest.raises(NoGluon):
         emit(skinny_matmul(shape), specialised())
+
+
+def test_a_ring_of_one_block_is_refused() -> None:
+    """It would be waited for before it is let go of."""
+    with pytest.raises(NoGluon, match="a ring of one block"):
+        emit(skinny_matmul(SHAPES["one group"]), specialised(1))
 
 
 def test_chosen_for_what_is_streamed() -> None:

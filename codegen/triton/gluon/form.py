@@ -27,9 +27,15 @@ WRITTEN = frozenset(f"tile.{name}" for name in (
 GROUP_ROWS = 64
 """Rows of a product of four warps."""
 
-OWN = ("ring_", "keys_ring", "values_ring", "asked_", "block_behind", "weights_behind",
-       "inside_block", "query_rows", "warp_group")  # fmt: skip
+_OWN = ("ring_", "keys_ring", "values_ring", "asked_", "block_behind", "weights_behind",
+        "inside_block", "query_rows", "warp_group", "rows_ring", "weights_ring", "blocks_there",
+        "blocks_free", "PART_", "warpgroup_")  # fmt: skip
 """How names begin that the text has besides those of values."""
+_OWN_WORDS = frozenset(
+    "SHARED TensorDescriptor WHOLE blocks copied described extra fence_async_shared gluon mbarrier "
+    "rest stage tma".split()
+)
+"""Other such names."""
 
 WIDEST = 256
 """Columns of one, at most."""
@@ -102,6 +108,17 @@ class Form(Split):
         return first.operands[0], second.operands[0]
 
 
+def has_own_names(kernel: Operation) -> bool:
+    """Whether a kernel's value has a name that the text has besides those of values."""
+    return any(name.startswith(_OWN) or name in _OWN_WORDS for name in _names(kernel))
+
+
+def _names(kernel: Operation) -> Iterator[str]:
+    for operation in walk((kernel,)):
+        yield from (value.name for value in operation.results)
+        yield from (v.name for region in operation.regions for v in region.arguments)
+
+
 def form_of(kernel: Operation) -> Form:
     """Return how a kernel is split among warps; raises NoGluon."""
     return _Reader(kernel).form()
@@ -132,7 +149,7 @@ class _Reader:
         fits = form.keys <= WIDEST and form.width in (64, 128)
         if form.lanes % GROUP_ROWS or not form.groups or not fits or form.keys % 16:
             self._refuse(f"products of {form.lanes} rows, {form.keys} keys, {form.width} wide")
-        if any(name.startswith(OWN) or name in ("rest", "stage") for name in self._names()):
+        if has_own_names(self.kernel):
             self._refuse("names that its own text has")
         if behind_barriers(self.kernel):
             self._refuse("it reads what it has written")
@@ -146,13 +163,6 @@ class _Reader:
                 self._refuse(f"blocks of {dtype_of(pool.type)} for products of {form.dtype}")
             if not isinstance(page, int) or page % form.keys:
                 self._refuse(f"blocks of {form.keys} keys in pages of {page}")
-
-    def _names(self) -> Iterator[str]:
-        """Yield the names of all values."""
-        yield from (value.name for value in self.kernel.regions[0].arguments)
-        for operation in walk(self.kernel.regions[0].operations):
-            yield from (value.name for value in operation.results)
-            yield from (v.name for region in operation.regions for v in region.arguments)
 
     def _padded(self) -> Iterator[tuple[Value, tuple[int, ...]]]:
         """Yield the values that have a shape, and that which Triton sees."""

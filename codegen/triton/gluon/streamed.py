@@ -13,7 +13,7 @@ from ..chain import WAIT, in_order
 from ..expressions import TRITON
 from ..names import identifier
 from .file import HEAD, POOL_OR_ADDRESS, SHARED, GluonFile, barriers, parts_layouts, rings
-from .form import GROUP_ROWS
+from .form import GROUP_ROWS, NoGluon
 from .parts import Numbers, Part
 from .slices import Slice
 from .streamed_form import DEPTH, StreamedForm
@@ -26,6 +26,9 @@ class StreamedFile(GluonFile):
 
     def __init__(self, form: StreamedForm, schedule: Schedule) -> None:
         self.form = form
+        if schedule.num_stages < 2:
+            problem = "a ring of one block, which is let go of a round after it is read"
+            raise NoGluon(kernel=form.kernel["name"].name, problem=problem)
         numbers = [value.name for op in form.kernel.regions[0].operations if not op.regions
                    for value in op.results if not extents_of(value.type)]  # fmt: skip
         super().__init__(form.kernel, schedule, form.groups, form.dtype, numbers)

@@ -14,7 +14,7 @@ from ....ir.core import Operation, Value, walk
 from ....ir.tile import extents_of
 from ....ir.types import dtype_of, shape_of
 from ..shapes import axes_of, padded_shapes
-from .form import GROUP_ROWS, OWN, WRITTEN, Split
+from .form import GROUP_ROWS, WRITTEN, Split, has_own_names
 
 DEPTH = 64
 """Numbers of a row that a block has: the 128 bytes that copies swizzle."""
@@ -24,7 +24,6 @@ ATOM = 8
 
 _PLUS = re.compile(r"a \+ \d+")
 _INSIDE = re.compile(r"a < (\d+)")
-_NAMES = ("rows_ring", "weights_ring", "blocks_there", "blocks_free")
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,8 @@ class _Reader:
             return False
         shapes = padded_shapes(self.kernel)
         values = [value for op in self.operations for value in op.results]
-        names = [value.name for value in (*values, *self.kernel.regions[0].arguments)]
         whole = all(shapes.get(v.name, ()) == tuple(extents_of(v.type)) for v in values)
-        return whole and not any(name.startswith((*OWN, *_NAMES)) for name in names)
+        return whole and not has_own_names(self.kernel)
 
     @staticmethod
     def _inside(operations: Sequence[Operation], loads: Sequence[Operation | None]) -> bool:
