@@ -59,8 +59,14 @@ def _mend(node: Any) -> tuple[str, str]:
     match node:
         case python.Expr(value=python.Constant()):
             return "a string without a stream", 's += "text" appends it'
+        case python.Expr(
+            value=python.BinOp() | python.UnaryOp() | python.BoolOp() | python.Compare()
+        ):
+            return "a value that nothing uses", 's += "text" appends; bind a value: total = a + b'
         case python.Expr(value=value):
             return _mend(value)
+        case python.UnaryOp(op=python.UAdd()):
+            return "`+` before a value", "leave it out"
         case python.BinOp(op=python.Pow()):
             return "`**`", "write x * x"
         case python.BinOp() | python.UnaryOp():

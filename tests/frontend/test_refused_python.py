@@ -39,6 +39,14 @@ def bits(s, x: int):
     s += f"{x | 2}"
 
 
+def unused(s):
+    s + "text"
+
+
+def plus(s, x: int):
+    s += f"{+x}"
+
+
 def unnamed(s):
     s.gen(max_tokens=3)
 
@@ -236,8 +244,8 @@ def deep_outside(s):
 REFUSED = [
     caught, goes_on, chosen, part, enumerated, otherwise, own_text, own_helper,
     dict_outside, deep_outside, keyword_of_a_method, odd_type, optional, guarded,
-    unbounded, comprehension, formatted, power, bits, unnamed, imports, untyped, no_stream,
-    inner_function,
+    unbounded, comprehension, formatted, power, bits, unused, plus, unnamed, imports, untyped,
+    no_stream, inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
     several, any_names, broken_annotation, up_to_true, other_things, held_as_another,
     held_to_nothing, endless, held_by_true, held_twice, limited_twice, list_held,
