@@ -121,6 +121,25 @@ def test_other_blocks_are_refused(shape: SkinnyMatmul) -> None:
         emit(skinny_matmul(shape), specialised())
 
 
+REDUCED = """
+  %top = tile.reduce %gated, axis = {axis}, op = "max" : tile<f32, [{extent}]>
+  %top_1 = tile.expand %top, axis = {axis} : tile<f32, [{extents}]>
+  %less = tile.map %gated, %top_1, expr = "a - b" : tile<f32, [128, 64]>
+  %column_3 = """
+
+
+@pytest.mark.parametrize(("axis", "extent", "extents"), [(0, "64", "1, 64"), (1, "128", "128, 1")])
+def test_what_joins_rows_or_columns_is_refused(axis: int, extent: str, extents: str) -> None:
+    """Rows are those of several groups, and columns whose weights are left out are anything."""
+    text = print_operation(skinny_matmul(SHAPES["packed"]))
+    reduced = REDUCED.format(axis=axis, extent=extent, extents=extents)
+    text = text.replace("\n  %column_3 = ", reduced).replace("%gated, %live_2", "%less, %live_2")
+    (broken,) = parse_module(text).operations
+    assert "%column_3, %less, %live_2" in text and "%top_1 = " in text
+    with pytest.raises(NoGluon):
+        emit(broken, specialised())
+
+
 def test_a_ring_of_one_block_is_refused() -> None:
     """It would be waited for before it is let go of."""
     with pytest.raises(NoGluon, match="a ring of one block"):

@@ -102,8 +102,9 @@ class _Reader:
 
     def _plain(self) -> bool:
         """Whether operations are a product's, tiles as wide as they are written, and names none of
-        the text's own."""
-        if any(op.name not in WRITTEN for op in self.operations):
+        the text's own. Nothing is reduced: rows are other groups' too, and columns may be unread.
+        """
+        if any(op.name not in WRITTEN or op.name == "tile.reduce" for op in self.operations):
             return False
         shapes = padded_shapes(self.kernel)
         values = [value for op in self.operations for value in op.results]
