@@ -36,9 +36,14 @@ def planner_shape(tiles: Parts, element: int = 2) -> Shape:
 def attention_ways(shape: Parts) -> dict[Way, Variant]:
     """Return the ways that lists of a shape's keys are planned for, with what was measured of
     each, and their kernels."""
+    from ..codegen.build_cuda import can_specialise
+    from ..codegen.measure.gpu import has_gpu
     from ..passes.tile.attention.ways import variants
     from ..runtime.attention.ways import measured
 
     found = [way for shared in (False, True) for way in variants(shape, shared)]
-    ways = measured((way.name, planner_shape(way.tiles)) for way in found)
+    able = can_specialise() or not has_gpu()  # where there is none, an H200 is meant
+    ways = measured(
+        (way.name, planner_shape(way.tiles), able and way.schedule.specialised > 0) for way in found
+    )
     return dict(zip(ways, found, strict=True))

@@ -90,6 +90,25 @@ RATES = {
 take 1.5 % longer, in the mean, than the fastest that was measured (docs/experiments/attention.md).
 """
 
+USUAL_WARPS = {
+    "largest": Rates(
+        3.82e12,
+        program=4.7e10,
+        processor=5.8e10,
+        flops=4.9e14,
+        resident=418,
+        launch=3.0e-6,
+        item=3.55e-6,
+        join=0.1e-6,
+        slot=2.5e-8,
+        slot_of_many=4.0e-7,
+        program_many=5.7e10,
+        beside=0.88,
+    )
+}
+"""Where warps are not specialised: on other GPUs than Hopper, and of other heads than 128 wide. By
+the same search as the others' (73 lists), over the kernel that is launched there."""
+
 ALONE = {
     "deep": {"program": 2.6e10},
     "three": {"program": 2.6e10},
@@ -166,11 +185,12 @@ def singles(rows: np.ndarray, few: int) -> bool:
     return not ((rows > 1) & (rows <= few)).any()
 
 
-def measured(shapes: Iterable[tuple[str, Shape]]) -> list[Way]:
-    """Return the ways of some names, each with its kernel's shape."""
+def measured(shapes: Iterable[tuple[str, Shape, bool]]) -> list[Way]:
+    """Return the ways of some names, each with its kernel's shape, and whether that has specialised
+    warps if it was measured so."""
 
-    def rates(name: str, shape: Shape) -> Rates:
-        found = RATES[name]
+    def rates(name: str, shape: Shape, specialised: bool) -> Rates:
+        found = RATES[name] if specialised else USUAL_WARPS.get(name, RATES[name])
         spans = shape.page % 64 > 0
         return replace(found, **LOOKED_UP.get(name, {})) if spans else found
 
@@ -181,8 +201,9 @@ def measured(shapes: Iterable[tuple[str, Shape]]) -> list[Way]:
     def most(name: str, shape: Shape) -> int:
         return 2 * shape.rows_many if name == SINGLE else Way.most
 
-    return [Way(name, shape, rates(name, shape), name not in SHARED, name in SHARED,
-                alone(name, shape), most=most(name, shape)) for name, shape in shapes]  # fmt: skip
+    return [Way(name, shape, rates(name, shape, specialised), name not in SHARED, name in SHARED,
+                alone(name, shape), most=most(name, shape))
+            for name, shape, specialised in shapes]  # fmt: skip
 
 
 def had_by(ways: Sequence[Way], recipes: Sequence[Recipe]) -> list[Way]:

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weft.codegen import build_cuda
+from weft.codegen.measure import gpu
+from weft.compiler.attention_ways import attention_ways
+from weft.passes.tile.attention.parts import Parts
 from weft.runtime.attention import plan as attention_plan
 from weft.runtime.attention import sharing
 from weft.runtime.attention.cost import Cost
@@ -27,6 +31,7 @@ from weft.runtime.attention.plan import (
     predict,
 )
 from weft.runtime.attention.sharing import shared_pages
+from weft.runtime.attention.ways import RATES, USUAL_WARPS
 from weft.tests.each_time import each_time, examples
 
 SHAPE = Shape(heads=8, kv_heads=2, head_dim=16, page=4, rows_few=2, rows_many=4, granule=8)
@@ -292,3 +297,19 @@ def test_small_programs_are_hidden_where_they_find_room_beside_large_ones() -> N
     assert short > 2 * long > 0
     beside = Cost(batch, runs, LLAMA, Rates(room=0.0, beside=0.0))
     assert beside.seconds(1024) >= tight.seconds(1024)
+
+
+def test_largest_tiles_have_the_rates_of_the_warps_that_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of heads 64 wide, and on other GPUs than Hopper, these are not specialised."""
+
+    def flops(width: int) -> float:
+        ways = {way.name: way.rates for way in attention_ways(Parts(32, 8, width, page=64))}
+        return ways["largest"].flops
+
+    assert flops(64) < 0.75 * flops(128)
+    monkeypatch.setattr(gpu, "has_gpu", lambda: True)
+    for able, rates in ((True, RATES), (False, USUAL_WARPS)):
+        monkeypatch.setattr(build_cuda, "can_specialise", lambda able=able: able)
+        assert flops(128) == rates["largest"].flops
