@@ -28,7 +28,9 @@ FEW = 4
 def packed(
     chunks: list[Chunk], running: int, read: Callable[[Chunk], bool] | None = None
 ) -> list[Chunk]:
-    """Return a step's chunks in the order in which they are packed, those that join first.
+    """Return a step's chunks in the order in which they are packed: those that join first, and of
+    these those of one token, by which a row goes on that stood back, or was another's sample. Where
+    attention is sparse, such a token reads as rows that decode do only in front of all prompts.
 
     Where more prompts come, so that the next step has some in any case, `read` says of which chunks
     others of this step read the end; the last gens of the others are cut by what is over. What is
@@ -37,7 +39,7 @@ def packed(
     blocks, over = divmod(running + sum(chunk.count for chunk in chunks), BLOCK)
     if read is not None and blocks * BLOCK >= LEAST and 0 < over <= OVER:
         chunks = _without(chunks, over, read)
-    return sorted(chunks, key=lambda chunk: not chunk.joins)
+    return sorted(chunks, key=lambda chunk: (not chunk.joins, chunk.count > 1))
 
 
 def _without(chunks: list[Chunk], over: int, read: Callable[[Chunk], bool]) -> list[Chunk]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weft.runtime.engine import Engine
 from weft.runtime.execution.sampler import sample_rows, uniforms
+from weft.runtime.execution.sparse_decode import decode_rows
 from weft.runtime.programs.events import TextPiece, ValueBound
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor, toy_logits
@@ -173,6 +174,43 @@ def test_a_step_that_fails_draws_again():
             machine.check()
     for key, request in enumerate(requests):
         assert request.generated().tolist() == alone(ids, count, heat, key)[0]
+
+
+class SparseExecutor(ToyExecutor):
+    """Decode rows read the last three tokens, prompts all."""
+
+    def all_logits(self, step):
+        self.kv[step.slots.numpy()] = step.tokens.numpy()
+        owner = np.repeat(np.arange(len(step.kv_lengths)), np.diff(step.query_starts.numpy()))
+        found = []
+        for row in step.logits_rows.tolist():
+            at = np.arange(int(step.positions[row]) + 1)
+            pages = step.page_table[owner[row]].numpy()[at // self.page_size]
+            ids = self.kv[pages * self.page_size + at % self.page_size]
+            few = owner[row] < decode_rows(step)
+            found.append(toy_logits(ids[-3:] if few else ids, self.vocab_size))
+        return torch.stack(found) if found else torch.empty(0, self.vocab_size)
+
+
+def test_who_goes_on_by_itself_reads_as_before_behind_whatever_prompts():
+    """A prompt's tokens read all keys, where those of rows that decode read some."""
+    ids, keys = [1, 2, 3, 4, 5], range(6)
+
+    def machine():
+        return Engine(SparseExecutor(VOCABULARY, num_pages=200))
+
+    single = []
+    for key in keys:
+        lone = machine()
+        single.append(ask(lone, 0, ids, 8, 0.3, key))
+        drain(lone)
+    crowd, number = machine(), 0
+    requests = [ask(crowd, 1000 + key, ids, 8, 0.3, key) for key in keys]
+    while not all(request.reason for request in requests):
+        ask(crowd, number, [20 + number, 9, 8], 2, 0.3, number)
+        crowd.step()
+        number += 1
+    assert [r.generated().tolist() for r in requests] == [r.generated().tolist() for r in single]
 
 
 TYPES = {
