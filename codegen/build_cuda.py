@@ -16,12 +16,10 @@ from ..ir.schedule import Schedule
 from .cache import default_folder
 from .kernel import BuildStatistics, Kernel
 from .triton.emit import emit
+from .triton.gluon.form import HOPPER
 from .triton.load import load_launcher, load_module
 from .triton.precompile import precompile
 from .triton.source import TritonSource
-
-HOPPER = 9
-"""The major compute capability of a GPU whose groups of warps multiply from shared memory."""
 
 
 class SameName(KernelError):

@@ -14,6 +14,7 @@ from ...ir.diagnostics import KernelError
 from ...ir.schedule import Schedule
 from ...ir.types import dtype_of
 from .emit import emit
+from .gluon.form import HOPPER
 from .load import NoTriton, load_module
 from .precompile import stand_ins
 from .source import launch_options
@@ -45,6 +46,9 @@ def compile_offline(
     from triton.experimental.gluon._runtime import GluonASTSource
 
     schedule = schedule or Schedule()
+    if schedule.specialised and arch // 10 != HOPPER:  # the compiler would end the process
+        problem = "warps that have parts of their own need Hopper"
+        raise CannotCompile(kernel=kernel["name"].name, arch=arch, problem=problem)
     source = emit(kernel, schedule)
     with tempfile.TemporaryDirectory() as scratch:
         function = getattr(load_module(source, folder or Path(scratch)), source.name)

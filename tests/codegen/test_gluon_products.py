@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weft.codegen.triton.compile import compile_offline
+from weft.codegen.triton.compile import CannotCompile, compile_offline
 from weft.codegen.triton.emit import emit
 from weft.codegen.triton.gluon.form import NoGluon
 from weft.codegen.triton.gluon.streamed_form import streamed_form
@@ -90,6 +90,13 @@ def test_compiled_for_hopper() -> None:
     ptx = compile_offline(skinny_matmul(SHAPES["one group"]), specialised())["ptx"]
     assert all(word in ptx for word in ("wgmma.mma_async", "cp.async.bulk.tensor", "setmaxnreg"))
     assert ".local" not in ptx
+
+
+@pytest.mark.parametrize("arch", [80, 100])
+def test_for_other_gpus_it_is_refused(arch: int) -> None:
+    """The compiler ended the process."""
+    with pytest.raises(CannotCompile, match=f"for sm_{arch}: warps that have parts"):
+        compile_offline(skinny_matmul(SHAPES["one group"]), specialised(), arch=arch)
 
 
 @pytest.mark.parametrize(("old", "new"), [

@@ -24,6 +24,9 @@ WRITTEN = frozenset(f"tile.{name}" for name in (
     "return"))  # fmt: skip
 """Operations that can be split among groups of warps."""
 
+HOPPER = 9
+"""The major compute capability of a GPU whose groups of warps multiply from shared memory."""
+
 GROUP_ROWS = 64
 """Rows of a product of four warps."""
 
