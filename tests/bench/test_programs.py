@@ -262,6 +262,26 @@ def test_what_failed_keeps_its_figures_and_their_date(monkeypatch, tmp_path, fai
     assert ("speedup_geomean" in found["figures"]) == (not fails), "of all programs, or of none"
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_program_measured_anew_changes_the_figures_over_all(monkeypatch, tmp_path, whole):
+    before = {name: {"speedup": 2.0, "hit_rate_of_ideal": 1.0, "differing": []} for name in CASES}
+    if not whole:
+        del before["chat"]
+    path = tmp_path / "programs.json"
+    path.write_text(json.dumps({"figures": before | {"speedup_min": 0.5}, "sections": {}}))
+    anew = {"rag": before["rag"] | {"speedup": 1.5}}
+    monkeypatch.setattr(programs, "RESULTS", path)
+    monkeypatch.setattr(programs, "run_programs", lambda *given: (anew, {}))
+    monkeypatch.setattr(programs, "share_cores", lambda threads: None)
+    monkeypatch.setitem(programs.os.environ, "WEFT_THREADS", "1")
+    monkeypatch.setattr(sys, "argv", ["programs", "--only", "rag", "--record"])
+    with pytest.raises(SystemExit):
+        programs.main()
+    found = json.loads(path.read_text())
+    assert found["figures"]["speedup_min"] == (1.5 if whole else 0.5)
+    assert found["figures"]["rag"] == anew["rag"] and [*found["sections"]] == ["rag"]
+
+
 @pytest.mark.parametrize("no_figure", [["--quick"], ["--rounds", "0"]])
 def test_what_is_no_figure_is_not_recorded(monkeypatch, capsys, no_figure):
     monkeypatch.setattr(sys, "argv", ["programs", "--record", *no_figure])
