@@ -74,12 +74,30 @@ class Counts:
     generated: int = 0
 
 
+@dataclass
+class _Step:
+    """A node on the way to where the latest call ended."""
+
+    node: PrefixNode
+    known: int
+    """Known tokens up to the node's end."""
+    reads: int = 0
+    """Calls that end at the node or below it, and are not yet among its readers."""
+
+
 class PrefixTree(Shown):
-    """Prompts as a radix tree over elements, with counts; `add` takes calls in program order."""
+    """Prompts as a radix tree over elements, with counts; `add` takes calls in program order.
+
+    A call goes on from where it parts with the one before, so a row's calls on one stream take
+    time in what each adds. Readers are handed up as the way is left; `root` hands up all of them.
+    """
 
     def __init__(self, name: str = "", tokenizer: Tokenizer | None = None) -> None:
         self.name = name
-        self.root = PrefixNode(0, ())
+        self._root = PrefixNode(0, ())
+        self._way = [_Step(self._root, 0)]
+        self._latest: tuple[Element, ...] = ()
+        self._row = -1
         self.counts = Counts()
         self.rows = 0
         self.calls: list[Call] = []
@@ -97,33 +115,45 @@ class PrefixTree(Shown):
         return tree_view(self)
 
     @property
+    def root(self) -> PrefixNode:
+        """The node above all others."""
+        self._leave(0)
+        self._root.readers += self._way[0].reads
+        self._way[0].reads = 0
+        return self._root
+
+    @property
     def unique(self) -> int:
         """Known tokens that certain calls send, each counted once: it is computed once."""
-        return sum(node.tokens for node in self.root.walk() if node.sure)
+        return sum(node.tokens for node in self._root.walk() if node.sure)
 
     def add(self, call: Call) -> int:
         """Add a call's prompt; return how many of its known tokens were in the tree already."""
         prompt, counts = call.prompt.elements, self.counts
         shared = self._insert(call, prompt, reads=True)
+        sent, found = self._way[-1].known, min(shared, call.first_logits)
+        hits = sent - _known(prompt[found:])
         if call.left is not None:
             self._insert(call, call.left.elements, reads=False)
         self.calls.append(call)
-        found = prompt[: min(shared, call.first_logits)]
-        hits = _known(found)
         if not call.sure:
             counts.maybe += 1
             return hits
         counts.calls += 1
-        counts.sent += _known(prompt)
+        counts.sent += sent
         counts.hits += hits
-        counts.generated += len(found) - hits
+        counts.generated += found - hits
         return hits
 
     def _insert(self, call: Call, elements: tuple[Element, ...], reads: bool) -> int:
         """Put elements in, and return how many of them were there."""
-        node, at, known = self.root, 0, None
-        node.readers += reads
+        # All nodes on the way have the row of the latest call.
+        self._leave(_shared(self._latest, elements, 0) if call.row == self._row else 0)
+        self._latest, self._row = elements, call.row
+        known = self._make_sure() if call.sure else None
+        at = self._way[-1].node.end
         while at < len(elements):
+            node = self._way[-1].node
             child = node.children.get(elements[at])
             if child is None:
                 known = at if known is None else known
@@ -134,11 +164,29 @@ class PrefixTree(Shown):
                     child = _split(node, child, shared)
                 if known is None and call.sure and not child.sure:
                     known = at
-            child.readers += reads
             child.sure |= call.sure
             child.rows.add(call.row)
-            node, at = child, child.end
+            self._way.append(_Step(child, self._way[-1].known + child.tokens))
+            at = child.end
+        self._way[-1].reads += reads
         return len(elements) if known is None else known
+
+    def _leave(self, end: int) -> None:
+        """Go back to the last node on the way that ends at `end` or before."""
+        way = self._way
+        while len(way) > 1 and way[-1].node.end > end:
+            left = way.pop()
+            left.node.readers += left.reads
+            way[-1].reads += left.reads
+
+    def _make_sure(self) -> int | None:
+        """Make all nodes on the way sure; return where the first starts that was not, if any."""
+        known = None
+        for step in reversed(self._way):
+            if step.node.sure or step.node is self._root:  # what is above a sure one is sure
+                break
+            step.node.sure, known = True, step.node.start
+        return known
 
     def _leaf(self, parent: PrefixNode, call: Call, elements: tuple[Element, ...]) -> PrefixNode:
         text = call.prompt if len(call.prompt.elements) > parent.end else call.left
@@ -154,10 +202,18 @@ def _known(elements: tuple[Element, ...]) -> int:
 
 
 def _shared(left: tuple[Element, ...], elements: tuple[Element, ...], at: int) -> int:
+    """Return how many elements `left` shares with those from `at` on."""
     size = min(len(left), len(elements) - at)
     if left[:size] == elements[at : at + size]:
         return size
-    return next(i for i in range(size) if left[i] != elements[at + i])
+    same = 0
+    while size - same > 1:
+        middle = (same + size) // 2
+        if left[same:middle] == elements[at + same : at + middle]:
+            same = middle
+        else:
+            size = middle
+    return same
 
 
 def _split(parent: PrefixNode, node: PrefixNode, at: int) -> PrefixNode:
