@@ -44,6 +44,11 @@ class _Keyboard:
 _keyboard = _Keyboard()
 
 
+def interrupted() -> bool:
+    """Return whether Ctrl-C waits until the main thread lets its locks go."""
+    return _keyboard.pressed is not None
+
+
 @contextmanager
 def heard_between_steps() -> Iterator[None]:
     """Let `Turn` locks postpone Ctrl-C; nothing changes where a program handles it its own way."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from ...ir.core import Operation, Region, Value
 from ...ir.program import VALUE_NAMES
 from ...ir.types import STR
-from .code_writer import Writer, hint_of, listed
+from .code_pieces import listed
+from .code_writer import Writer, hint_of
 from .future_values import now
 from .in_turn import ASKS, InTurn, outer
 from .missing import Missing

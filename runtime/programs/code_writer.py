@@ -8,7 +8,6 @@ methods of `asks.Asks`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,27 +16,23 @@ from typing import Any
 
 from ...ir.core import Operation, Region, Value, thaw
 from ...ir.evaluate import evaluate
-from ...ir.types import STR
+from ...ir.types import KV, STR
 from ...ir.values import ErrorValue, format_value
+from ..interrupts import interrupted
+from .code_pieces import Code, Piece, is_written, joined_pieces, listed, tuple_of
+from .control import is_seldom
 from .gens import Gen
 
-USED = {"evaluate": evaluate, "format_value": format_value, "ErrorValue": ErrorValue}
+USED = {
+    "evaluate": evaluate, "format_value": format_value, "ErrorValue": ErrorValue,
+    "is_seldom": is_seldom, "interrupted": interrupted,
+}  # fmt: skip
 """What functions call besides the row's methods."""
 
-RESERVED = frozenset({"row", "frame", "range", "isinstance", *USED})
+RESERVED = frozenset({"row", "frame", "range", "isinstance", "enumerate", *USED})
 
 FEW = 4
 """Ids that are written where they are used: more have a name."""
-
-
-class _Code(str):
-    """A Python expression, of a text that is a part of a stream."""
-
-    __slots__ = ()
-
-
-Piece = int | str | _Code
-"""A part of a stream: a token, a text, or what gives one."""
 
 
 class Writer:
@@ -61,7 +56,7 @@ class Writer:
 
     def text(self) -> str:
         """Return all that was written."""
-        known = (f"{name} = {_tuple(pieces)}" for pieces, name in self._constants.items())
+        known = (f"{name} = {tuple_of(pieces)}" for pieces, name in self._constants.items())
         return "\n".join((*known, *self._lines, ""))
 
     def program(self, name: str, region: Region) -> str:
@@ -178,7 +173,9 @@ class Writer:
         items, first = self._there(operation.operands[0]), self._of(operation.operands[1:])
         element, *carried = self._carried(region.arguments)
         self._assign(carried, first)
-        with self._block(f"for {element} in {items}"):
+        number = self._fresh("round")
+        with self._block(f"for {number}, {element} in enumerate({items})"):
+            self._round(operation, number, region.arguments[1:], carried)
             self._region(region, carried)
         self._results(operation, carried)
 
@@ -186,7 +183,9 @@ class Writer:
         test, body = operation.regions
         carried = self._carried(test.arguments)
         self._assign(carried, self._of(operation.operands))
-        with self._block(f"for _ in range({operation['limit']})"):
+        number = self._fresh("round")
+        with self._block(f"for {number} in range({operation['limit']})"):
+            self._round(operation, number, test.arguments, carried)
             borrows, self._borrows = self._borrows, True
             self._region(test, ())
             self._borrows = borrows
@@ -194,6 +193,15 @@ class Writer:
                 self._names[value.name] = name
             self._region(body, carried)
         self._results(operation, carried)
+
+    def _round(
+        self, operation: Operation, number: str, values: Sequence[Value], carried: Sequence[str]
+    ) -> None:
+        """Write what begins a round: see `ControlFlow.round`."""
+        streams = [name for value, name in zip(values, carried, strict=True) if value.type == KV]
+        with self._block(f"if is_seldom({number}) or interrupted()"):
+            what = self._bind("loop", operation)
+            self._wait(f"row.round({what}, {number}, {listed(streams)})", ())
 
     def _if(self, operation: Operation) -> None:
         condition = self._there(operation.operands[0])
@@ -280,9 +288,9 @@ class Writer:
         )
         self._sources[operation.result.name] = operation.operands
 
-    def _as_text(self, value: Value) -> _Code:
+    def _as_text(self, value: Value) -> Code:
         name = self._names[value.name]
-        return _Code(name if value.type == STR else f"format_value({name})")
+        return Code(name if value.type == STR else f"format_value({name})")
 
     def _extend(self, operation: Operation) -> None:
         self._let(operation.results, self._extended(operation))
@@ -292,10 +300,10 @@ class Writer:
         pieces = [
             piece for segment in operation.operands[1:] for piece in self._pieces[segment.name]
         ]
-        return f"{kv}.plus({self._parts(_joined(pieces))})"
+        return f"{kv}.plus({self._parts(joined_pieces(pieces))})"
 
     def _parts(self, pieces: Sequence[Piece]) -> str:
-        if not any(isinstance(piece, _Code) for piece in pieces):
+        if not any(isinstance(piece, Code) for piece in pieces):
             return self._known(tuple(pieces))
         found: list[str] = []
         run: list[Piece] = []
@@ -306,12 +314,12 @@ class Writer:
             found += [f"*{self._known(tuple(run))}"] if len(run) > FEW else map(repr, run)
             run = []
             if piece is not None:
-                found.append(piece if isinstance(piece, _Code) else repr(piece))
+                found.append(piece if isinstance(piece, Code) else repr(piece))
         return listed(found)
 
     def _known(self, pieces: tuple[Piece, ...]) -> str:
         if len(pieces) <= FEW:
-            return _tuple(pieces)
+            return tuple_of(pieces)
         if pieces not in self._constants:
             self._constants[pieces] = self._fresh("known")
         return self._constants[pieces]
@@ -325,7 +333,7 @@ class Writer:
 
     def _constant(self, operation: Operation) -> None:
         value = thaw(operation.attribute("value"))
-        if not _is_written(value):
+        if not is_written(value):
             self._value(operation)
         elif isinstance(value, list | dict):  # a new one each time
             self._let(operation.results, repr(value))
@@ -351,41 +359,3 @@ def hint_of(ask: Operation) -> str:
     word = {"decode": "gen", "call_tool": "tool"}.get(kind, kind)
     name = ask.attribute("name")
     return word if name is None else f"{word}_{getattr(name, 'name', name)}"
-
-
-def _is_written(value: Any) -> bool:
-    """Return whether the `repr` of a value is Python for it."""
-    if isinstance(value, list):
-        return all(map(_is_written, value))
-    if isinstance(value, dict):
-        return all(map(_is_written, value.values()))
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, str | int)
-
-
-def _joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Join adjacent texts, and leave empty ones out."""
-    joined: list[Piece] = []
-    for piece in pieces:
-        last = joined[-1] if joined else None
-        if not isinstance(piece, str) or not isinstance(last, str):
-            if piece != "":
-                joined.append(piece)
-        elif isinstance(piece, _Code) or isinstance(last, _Code):
-            left, right = (
-                each if isinstance(each, _Code) else repr(each) for each in (last, piece)
-            )
-            joined[-1] = _Code(f"{left} + {right}") if piece != "" else last
-        else:
-            joined[-1] = last + piece
-    return joined
-
-
-def listed(values: Sequence[str]) -> str:
-    """Return the tuple of some expressions."""
-    return f"({', '.join(values)}{',' if len(values) == 1 else ''})"
-
-
-def _tuple(pieces: Sequence[Piece]) -> str:
-    return listed([repr(piece) for piece in pieces])

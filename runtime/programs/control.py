@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from ...ir.core import Operation, Region
+from ..interrupts import interrupted
 from .frame import Frame
 from .future_values import (
     LINKS,
@@ -21,6 +22,7 @@ from .future_values import (
     when_there,
 )
 from .lines import AT_ONCE, ENDS, ISSUED, Line, Results
+from .tasks import Pause
 from .tools import ToolCall, ToolFailed
 
 Outcome = tuple[str, tuple[Any, ...]]
@@ -30,6 +32,11 @@ Step = Generator[Any, Any, Any]
 
 _EXITS = frozenset({"return", "leave"})
 """What ends not only its own region: the program, or the inlined program that it stands in."""
+
+
+def is_seldom(number: int) -> bool:
+    """Return whether a round's number is a power of two, or 0."""
+    return not number & (number - 1)
 
 
 class ControlFlow(ABC):
@@ -102,7 +109,8 @@ class ControlFlow(ABC):
     def _for(self, operation: Operation, frame: Frame) -> Step:
         first, *carried = (frame.get(value) for value in operation.operands)
         items = yield from now(first)
-        for item in items:
+        for number, item in enumerate(items):
+            yield from self.round(operation, number, carried)
             values = (item, *carried)
             kind, results = yield from self._region(operation.regions[0], values, frame)
             if kind in _EXITS:
@@ -113,7 +121,8 @@ class ControlFlow(ABC):
     def _while(self, operation: Operation, frame: Frame) -> Step:
         carried = tuple(frame.get(value) for value in operation.operands)
         test, body = operation.regions
-        for _ in range(operation["limit"]):
+        for number in range(operation["limit"]):
+            yield from self.round(operation, number, carried)
             frame.borrows = True
             _, (goes_on,) = yield from self._region(test, carried, frame)
             frame.borrows = False
@@ -124,6 +133,18 @@ class ControlFlow(ABC):
                 return kind, results
             carried = results
         frame.bind(operation.results, carried)
+
+    def round(self, operation: Operation, number: int, carried: Iterable[Any]) -> Step:
+        """Begin round `number` of a loop, which may have very many: hear an interrupt, and look at
+        the streams that it carries, seldom, so that all looks take as long as the last."""
+        if interrupted():
+            yield Pause()
+        if is_seldom(number):
+            yield from self._look_at(operation, number, carried)
+
+    def _look_at(self, operation: Operation, number: int, carried: Iterable[Any]) -> Step:
+        """Raise an error where a stream is too long for whatever could follow."""
+        yield from ()
 
     def _inline(self, operation: Operation, frame: Frame) -> Step:
         stream = frame.get(operation.operands[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from ...ir.core import Operation, Value, walk
@@ -47,12 +48,18 @@ class Handle:
                 break
         if not added:
             return handle
-        pending = [*handle.pending]
-        for parts in reversed(added):
-            if pending and parts and isinstance(parts[0], str) and isinstance(pending[-1], str):
-                pending[-1] += parts[0]
-                parts = parts[1:]
-            pending += parts
+        pending: list[Text] = []
+        texts: list[str] = []
+        for part in chain(handle.pending, *reversed(added)):
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            if texts:
+                pending.append("".join(texts))
+                texts = []
+            pending.append(part)
+        if texts:
+            pending.append("".join(texts))
         return Handle(handle.sequence, handle.length, tuple(pending))
 
 

@@ -13,14 +13,21 @@ from typing import Any
 from ...ir.core import Operation
 from ...ir.evaluate import best_of
 from ..memory.sequence import Sequence
+from ..schedule.limits import TextTooLong
 from .asks import Code
 from .control import ControlFlow, Step
 from .frame import Frame, Handle
-from .future_values import Later, Spawn, all_now, now
+from .future_values import Later, Spawn, all_now, is_missing, now
 from .lines import Line
 from .model_calls import TEXTS
 from .starts import HEAVY, Starts
 from .tasks import Branches
+
+WAITED = 1 << 10
+"""Rounds of a loop after which its streams are waited for, to look how long they are."""
+
+MERGED = 64
+"""Tokens by which a text may come to have fewer, when its last word goes on."""
 
 
 class Instance(ControlFlow, Starts):
@@ -53,6 +60,25 @@ class Instance(ControlFlow, Starts):
         region = self._machine.programs[name].regions[0]
         _, results = yield from self._region(region, values, frame)
         return (yield from now(results[0])) if results else None
+
+    def _look_at(self, operation: Operation, number: int, carried: Iterable[Any]) -> Step:
+        for value in carried:
+            if number >= WAITED or not is_missing(value):
+                value = yield from now(value)
+                if isinstance(value, Handle):
+                    self._check_text(operation, number, value.newest())
+
+    def _check_text(self, operation: Operation, rounds: int, handle: Handle) -> None:
+        context = self._engine.executor.context_length
+        length = sum(len(part) if isinstance(part, str) else 1 for part in handle.pending)
+        if handle.length + length <= context:
+            return
+        tokens = handle.length + len(self._machine.texts.ids_of(handle.pending))
+        if tokens > context + MERGED:
+            raise TextTooLong(
+                row=self.row, rounds=rounds, tokens=tokens, excess=tokens - context,
+                context=context, span=operation.span,
+            )  # fmt: skip
 
     def _issue(self, line: Line, frame: Frame) -> Step:
         if line.operation.name in HEAVY:

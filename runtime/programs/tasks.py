@@ -2,7 +2,7 @@
 
 A task is a generator. It yields a `Request`, a `ToolCall` or a `Branches`, and is resumed with
 the finished request, the tool's value, or the list of what the branches returned; or `Together`,
-and is resumed when all of its requests are finished. A `Spawn` gives
+and is resumed when all of its requests are finished; or a `Pause`. A `Spawn` gives
 it a `Later` at once; a `Later` that it yields resumes it when the value is there. An instance has
 ended when its first task and all that it spawned have.
 """
@@ -29,6 +29,10 @@ class Branches:
     """Coroutines to run side by side."""
 
     coroutines: list[Coroutine]
+
+
+class Pause:
+    """A task that could go on for long lets the step end, and goes on in the next one."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class TaskLoop:
         self._gather = gather
         self._unencoded: list[tuple[_Task, Unencoded]] = []
         self._ready: deque[tuple[_Task, Any, BaseException | None]] = deque()
+        self._paused = False
         self._waiting: dict[Request | ToolCall, _Task] = {}
 
     def start(
@@ -129,11 +134,12 @@ class TaskLoop:
     def advance(self) -> None:
         """Run what is ready, until it waits for the model or for a tool; what a device that is idle
         need not wait for runs after its next step has begun."""
-        while (self._ready or self._unencoded) and not self.engine.may_begin:
+        self._paused = False
+        while (self._ready or self._unencoded) and not (self._paused or self.engine.may_begin):
             self._go_on()
 
     def _advance_all(self) -> None:
-        while self._ready or self._unencoded:
+        while (self._ready or self._unencoded) and not self._paused:
             self._go_on()
 
     def _go_on(self) -> None:
@@ -212,6 +218,10 @@ class TaskLoop:
             return
         if isinstance(wish, Later):
             wish.waiting.append(lambda: self._ready.append((task, wish.value, None)))
+            return
+        if isinstance(wish, Pause):
+            self._paused = True
+            self._ready.append((task, None, None))
             return
         if isinstance(wish, Unencoded):
             self._unencoded.append((task, wish))

@@ -17,6 +17,16 @@ class ContextTooLong(CapacityError):
     hint = "shorten the prompt or lower max_tokens"
 
 
+class TextTooLong(CapacityError):
+    """A loop's text that the model's context cannot hold."""
+
+    template = (
+        "row {row}: after {rounds} rounds of a loop its text has {tokens} tokens, {excess} more "
+        "than the model's context of {context}: nothing can be generated behind it"
+    )
+    hint = "let the loop end earlier, or add less text in it"
+
+
 class KVTooSmall(CapacityError):
     """A sequence that the KV memory cannot hold, even alone."""
 
