@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from weft.ir.budget import UNBOUNDED, Budgets, Limits
 from weft.passes.program.memory.proof import NotProven, prove_memory
@@ -76,6 +78,24 @@ program twice(x: str) -> str:
     row = sizes(bytes_x=6, text_x=6)
     told = prove_memory(planned(text, context), "twice", row, Limits(4, 2000), 10).explain(100)
     assert "fork sides (3) x fork inner (4)" in told and "(gen much of 100)" in told
+
+
+def test_a_branch_that_computes_what_is_above_it_says_so(context):
+    """A short branch needed hundreds of pages, and nothing told that they were its prompt's."""
+    text = """
+program deep(x: str) -> str:
+    "{x}"
+    fork 2 as found:
+        gen word(max_tokens=13)
+        yield word
+    return found[0]
+"""
+    row = sizes(text_x=400, bytes_x=400, tokens_x_text=400)
+    proof = prove_memory(planned(text, context), "deep", row, Limits(4, 2000), 100)
+    told = proof.explain(1)
+    assert told.startswith("1 row x fork found (2) x a stream of 13 tokens (gen word of 13)")
+    assert "after up to 402 tokens above it needs 309 pages, 209 more than 100" in told
+    assert replace(proof, most_rows=1).explain(1).startswith("1 row needs at most 309 of 100 KV")
 
 
 def test_without_z3_a_cached_proof_is_read_and_else_the_message_says_so(

@@ -65,19 +65,19 @@ class MemoryProof:
         how = {"z3": "proven by z3", "cache": "proven by z3 before"}.get(
             self.by, "computed; z3 is not installed, so no solver has checked it"
         )
+        need = rows * self.row_pages
+        told, needs = ("1 row", "needs") if rows == 1 else (f"{rows} rows", "need")
         if self.fits(rows):
-            need = rows * self.row_pages
-            return f"{rows} rows need at most {need} of {self.pages} KV pages ({how})"
+            return f"{told} {needs} at most {need} of {self.pages} KV pages ({how})"
         if self.row_pages >= UNBOUNDED:
             return f"{self.story} has no bound; rows are admitted by what they hold"
-        need = rows * self.row_pages
         may = "not even one row is sure to fit"
         if self.most_rows:
             may = f"at most {self.most_rows} row{'s' * (self.most_rows > 1)} may be open"
         if not self.bounded:
             may += "; only the model's context bounds it, so rows are admitted by what they hold"
         return (
-            f"{rows} rows x {self.story} need {need} pages, {need - self.pages} more than "
+            f"{told} x {self.story} {needs} {need} pages, {need - self.pages} more than "
             f"{self.pages}; {may} ({how})"
         )
 

@@ -12,8 +12,8 @@ MOST_GENS = 4
 
 
 def story(programs: Mapping[str, Operation], program: str, peak: Peak, limits: Limits) -> str:
-    """Return what needs most pages, outermost first, and at the end of it the tokens of a stream
-    and the gens that write them."""
+    """Return what needs most pages, outermost first, and at the end of it the tokens of a stream,
+    the gens that write them, and what a branch may have to compute besides: the tokens above it."""
     told: list[str] = []
     region = programs[program].regions[0]
     while peak.parts:
@@ -24,7 +24,13 @@ def story(programs: Mapping[str, Operation], program: str, peak: Peak, limits: L
         if use.inner is None:
             break
         peak, region = use.inner, _inside(region, use.what, use.inner, programs)
-    return " x ".join([*told, f"a stream of {peak.tokens} tokens{_gens(region)}"])
+    above = f" after up to {_count(peak.above, 'token')} above it" if peak.above > 0 else ""
+    stream = f"a stream of {_count(peak.tokens, 'token')}{_gens(region)}{above}"
+    return " x ".join([*told, stream])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _named(use: Use) -> str:
