@@ -106,6 +106,11 @@ def _check(options: TuneOptions) -> None:
         raise BadOption(problem=f"no format of pages is {options.pages!r}", hint=f"known: {known}")
     if options.pages_per_expert < 0 or options.batch < 0:
         raise BadOption(problem="--pages-per-expert and --batch are not negative")
+    if options.new == 1 and not options.overlap:
+        raise BadOption(
+            problem="with --new 1 the prompts give the only token: no step would be tuned for",
+            hint="give --new at least 2, or --overlap, whose steps decode beside prompts",
+        )
     if options.kv not in KEY_FORMATS:
         known = ", ".join(filter(None, KEY_FORMATS))
         raise BadOption(

@@ -137,6 +137,14 @@ def test_hardware_without_links_says_what_is_missing(tmp_path) -> None:
     assert "weft calibrate" in caught.value.hint_text
 
 
+def test_a_run_without_steps_is_refused_unless_prompts_overlap() -> None:
+    """Prefill alone was priced, and what decode does was anything."""
+    with pytest.raises(BadOption, match="with --new 1 .* no step would be tuned for"):
+        tune("tiny-moe", "--new", 1)
+    tiny = ("tiny-moe", "--gpu-memory", "32MiB", "--batch", 8, "--new", 1, "--overlap", "--json")
+    assert json.loads(tune(*tiny))["step_s"][1] > 0
+
+
 SMALL = ("random:mixtral-8x7b-4l", "--gpu-memory", "8GiB", "--batch", "64", "--prompt", "77")
 
 
