@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..options import BadOption
 from .attention import Judged
 from .subject import BadText, Tested
 
@@ -36,9 +37,10 @@ def perplexity(
     """Return the perplexities over chunks of `chunk` tokens, at most `limit` tokens in all."""
     start = [part for part in subject.checkpoint.chat.start() if isinstance(part, int)]
     ids = subject.checkpoint.tokenizer.encode(text)[:limit]
+    size = chunk - len(start)
+    _check(len(start) + min(len(ids), size), len(ids), chunk, limit, beyond)
     losses: dict[str, list[torch.Tensor]] = {each.name: [] for each in attentions}
     places: list[torch.Tensor] = []
-    size = chunk - len(start)
     for at in range(0, len(ids), size):
         row = [*start, *ids[at : at + size]]
         if len(row) < SHORTEST:
@@ -46,13 +48,26 @@ def perplexity(
         places.append(torch.arange(1, len(row)))
         for each in attentions:
             losses[each.name].append(_losses(subject, each, row))
-    if not places:
-        raise BadText(file="the text", problem=f"has fewer than {SHORTEST} tokens")
     late = torch.cat(places) > beyond
-    if not late.any():
-        problem = f"has no part longer than {beyond} tokens, where policies begin to select"
-        raise BadText(file="the text", problem=problem)
     return _summary({name: torch.cat(parts) for name, parts in losses.items()}, late)
+
+
+def _check(longest: int, read: int, chunk: int, limit: int, beyond: int) -> None:
+    """Raise BadOption where no row, the longest of which has `longest` tokens, can have any past
+    `beyond` because of the options; BadText where the text is too short, with `read` tokens."""
+    least = max(SHORTEST, beyond + 2)
+    if longest >= least:
+        return
+    for name, given in (("chunk", chunk), ("tokens", limit)):
+        if given < least and (name == "chunk" or read == limit):
+            problem = f"--{name} {given} leaves no token after a context longer than {beyond}"
+            raise BadOption(
+                problem=problem, hint=f"give --{name} {least} or more, or lower --beyond"
+            )
+    if longest < SHORTEST:
+        raise BadText(file="the text", problem=f"has fewer than {SHORTEST} tokens")
+    problem = f"has no part longer than {beyond} tokens, where policies begin to select"
+    raise BadText(file="the text", problem=problem)
 
 
 def _losses(subject: Tested, each: Judged, row: list[int]) -> torch.Tensor:

@@ -180,6 +180,8 @@ def uncalibrated(tmp_path):
         (["--attention", "dense", "--lengths", "1m"], "no length of at least 128"),
         (["--attention", "dense", "--lengths", "16k", "--only", "pairs"], "do not fit the context"),
         (["--attention", "dense", "--text", "TEXT"], "no part longer than 1024 tokens"),
+        (["--attention", "dense", "--tokens", "64"], "--tokens 64 leaves no token .* than 1024"),
+        (["--attention", "dense", "--chunk", "1025"], "--chunk 1025 leaves .*\n.*--chunk 1026"),
         (["--attention", "dense", "--contexts", "0"], "--contexts is at least 1, not 0"),
         (["--attention", "dense", "--chunk", "2"], "--chunk is at least 33, not 2"),
         (["--attention", "dense", "--tokens", "9"], "--tokens is at least 33, not 9"),
