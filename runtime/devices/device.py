@@ -22,7 +22,10 @@ class NoGpu(WeftError):
 
     kind = "device error"
     template = "the target cuda needs an NVIDIA GPU: {problem}"
-    hint = "run without target=cuda, or install a torch that is built for CUDA"
+    hint = (
+        'run without the target cuda (`--target cuda`, `target="cuda"`), or install a torch that '
+        "is built for CUDA"
+    )
 
 
 class ModelTooLarge(CapacityError):

@@ -191,8 +191,9 @@ def test_formats_that_a_card_lacks():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_no_gpu_for_the_target_cuda(tmp_path):
-    with pytest.raises(NoGpu, match="needs an NVIDIA GPU"):
+    with pytest.raises(NoGpu, match="needs an NVIDIA GPU") as caught:
         Device.find()
+    assert "`--target cuda`" in caught.value.hint_text
     pytest.importorskip("triton")
     text = "program p() -> str:\n    gen a(max_tokens=1)\n    return a\n"
     with pytest.raises(NoGpu):  # nothing before it, as a compiler, asks for one in other words
