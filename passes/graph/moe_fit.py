@@ -183,16 +183,16 @@ def with_disk(homes: Sequence[Placement], room: Room) -> list[Placement]:
     HostTooSmall."""
     if not room.host:
         return list(homes)
-    page = room.stored or room.page
-    cpu = sum(len(layer.cpu) for layer in homes) * page
-    relay = 3 * page
+    page_bytes = room.stored or room.page
+    cpu = sum(len(layer.cpu) for layer in homes) * page_bytes
+    relay = 3 * page_bytes
     left = room.host - room.kv - room.buffers - relay - cpu
     if left < 0:
         raise HostTooSmall(
             **sizes(host=room.host, over=-left, kv=room.kv, cpu=cpu, rest=room.buffers + relay),
             least=least_size(room.host - left),
         )  # fmt: skip
-    kept = left // page
+    kept = left // page_bytes
     placed = []
     for layer in homes:
         letters = list(layer.homes)
