@@ -39,7 +39,8 @@ class SharedWork:
     def _compute(self, request: Request) -> None:
         if self.duplicates.joins(request):
             return
-        if not self._draws or not self.siblings.joins(request, self.duplicates.key(request)[0]):
+        alone = request.same is None or not self._draws
+        if alone or not self.siblings.joins(request, self.duplicates.key(request)[0]):
             self.enqueue(request)
 
     def enqueue(self, request: Request) -> None:

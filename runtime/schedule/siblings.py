@@ -52,7 +52,7 @@ class Siblings:
         """Say whether a request that asks `what` draws from another's logits. Otherwise it is
         computed, and others may join it until it draws."""
         sampling = request.sampling
-        if request.same is None or sampling is None or not sampling.temperature:
+        if sampling is None or not sampling.temperature:
             return False
         key = what, replace(sampling, key=0)
         leader = self._open.setdefault(key, request)

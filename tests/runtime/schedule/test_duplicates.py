@@ -44,6 +44,18 @@ def test_equal_greedy_forks_are_one_gen(toy):
     toy.assert_clean(executable)
 
 
+def test_what_is_computed_in_any_case_has_no_key(monkeypatch):
+    """Its prompt was hashed to be refused."""
+    asked = []
+    key = Duplicates.key
+    monkeypatch.setattr(Duplicates, "key", lambda self, r: asked.append(r.row) or key(self, r))
+    running = engine(max_batch=4)
+    for number, same in enumerate((None, None, "x")):
+        ask(running, number, [5, 6], 2, same=same, temperature=1.0, key=number)
+    drain(running)
+    assert set(asked) == {2}
+
+
 @pytest.mark.parametrize("type", ["str", "Pair"])
 def test_a_stream_computes_equal_gens_once_and_tells_the_text_of_each(toy, type):
     text = f"""
