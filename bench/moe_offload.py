@@ -53,6 +53,10 @@ KEYS = (
 )  # fmt: skip
 """What the last line of JSON always has; null where it was not measured, and `why` says why."""
 
+SETTINGS = ("model", "workload", "batch", "micro_batches", "skew", "pages_per_expert", "routing",
+            "kv")  # fmt: skip
+"""Options that make another workload of it, with other figures."""
+
 STEPS, SECONDS = 8, 3.0
 """The most decode steps of a setting, and the seconds after which no more are made."""
 
@@ -152,9 +156,22 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def refuse_other_settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End where `--record` would keep figures of another workload under the names of the usual."""
+    if not options.record or options.tiny or options.smoke or options.out:
+        return
+    other = [name for name in SETTINGS if getattr(options, name) != parser.get_default(name)]
+    if other:
+        names = ", ".join("--" + name.replace("_", "-") for name in other)
+        parser.error(f"{RESULTS.name} is of the usual setting: leave out {names}, or --record for "
+                     "--out FILE")  # fmt: skip
+
+
 def main() -> None:
     """Run the sections that are asked for."""
-    options = parser().parse_args()
+    parsing = parser()
+    options = parsing.parse_args()
+    refuse_other_settings(parsing, options)
     options.threads = options.threads or max(len(os.sched_getaffinity(0)) - 2, 1)
     if options.kernels:
         from .offload.kernels import use

@@ -111,6 +111,20 @@ def test_at_least_twenty_settings_are_compared():
     assert len(set(error_settings(base, tiny=False))) >= 20
 
 
+@pytest.mark.parametrize("option", [("--batch", "320"), ("--workload", "512+64")])
+def test_other_workloads_are_not_recorded_as_the_usual_one(option, capsys):
+    parsing = moe_offload.parser()
+
+    def refuse(*arguments):
+        moe_offload.refuse_other_settings(parsing, parsing.parse_args(arguments))
+
+    refuse("--record", "--budget", "30", "--only", "bound")
+    refuse(*option, "--record", "--out", "figures.json")
+    with pytest.raises(SystemExit):
+        refuse(*option, "--record")
+    assert f"leave out {option[0]}, or --record for --out" in capsys.readouterr().err
+
+
 def test_prompts_have_the_mean_and_the_longest_asked_for():
     lengths = [len(p) for p in prompts_of(Setting("x", 4000, 77, 418, 1, 1), 100)]
     assert max(lengths) == 418 and abs(statistics.mean(lengths) - 77) < 5
