@@ -34,7 +34,11 @@ class Routing(Protocol):
 
 
 class RoutingRecorder:
-    """Keeps the experts that each row of each step took. On a GPU every layer waits for it."""
+    """Keeps the experts that each row of each step took. On a GPU every layer waits for it.
+
+    Rows that decode are single ones behind others whose logits are wanted: so is a prompt's last
+    token where a step has that one alone, and it is kept as one.
+    """
 
     def __init__(self, config: ModelConfig, model: str = "") -> None:
         self._config, self._model = config, model
@@ -47,7 +51,10 @@ class RoutingRecorder:
         shape = (rows, config.layers, config.experts_per_token)
         self._chosen.append(np.zeros(shape, np.uint16))
         lengths = step.query_starts.diff()
-        self._decode.append((lengths == 1).repeat_interleave(lengths).numpy())
+        wanted = torch.zeros(rows, dtype=torch.bool)
+        wanted[step.logits_rows.long()] = True  # a chunk inside a prompt wants none
+        alone = (lengths == 1).repeat_interleave(lengths)
+        self._decode.append((alone & wanted & (step.positions > 0)).numpy())
 
     def routed(self, layer: int, first: int, given: Mapping[str, Tensor]) -> None:
         """Note the experts of some rows: those of a pair are told by where it stands."""

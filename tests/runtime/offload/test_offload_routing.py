@@ -1,6 +1,7 @@
 """Routing recorded and replayed: what the whole model's routers choose, and what a trace says."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,6 +57,21 @@ def test_the_trace_is_what_the_whole_models_routers_choose(cases, monkeypatch):
     assert found.decode.tolist() == [False] * 23 + [True, True]
     everything = RoutingTrace(found.chosen, np.zeros(25, bool), 8)
     assert taken.tolist() == everything.counts()
+
+
+def test_a_prompt_of_one_token_and_a_chunk_inside_a_prompt_do_not_decode(cases):
+    recorder = RoutingRecorder(cases.checkpoint.config)
+    for given in (
+        ((5,), 20, [0, 1]),  # decodes
+        ((6,), 0, [2]),  # a prompt's only token
+        ((7,), 3, [3]),  # a chunk that more follows
+    ):
+        each = step(given)
+        recorder.begin(
+            each if given[0] != (7,) else replace(each, logits_rows=each.logits_rows[:0])
+        )
+    found = recorder.trace()
+    assert found is not None and found.decode.tolist() == [True, False, False]
 
 
 def test_a_models_own_trace_replayed_gives_its_own_logits(cases):
