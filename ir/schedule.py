@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SWIZZLED = 64
+"""Numbers of two bytes in the widest row that a GPU's copy engine swizzles: 128 bytes."""
+
 
 @dataclass(frozen=True)
 class Schedule:

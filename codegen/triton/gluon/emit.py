@@ -27,7 +27,7 @@ from .form import GROUP_ROWS, Form, form_of
 from .parts import OF, Asker, Computer, Copier, Part
 from .slices import Slice
 from .streamed import StreamedFile
-from .streamed_form import streamed_form
+from .streamed_form import is_product, product_form
 
 _RINGS = ("keys_ring", "values_ring", "keys_ring_there", "values_ring_there", "keys_ring_free",
           "values_ring_free")  # fmt: skip
@@ -43,9 +43,10 @@ def emit_gluon(kernel: Operation, schedule: Schedule) -> TritonSource:
 def gluon_lines(kernel: Operation, schedule: Schedule) -> Iterator[tuple[str, int]]:
     """Yield the lines of the same file, each with the number of the operation that it comes from
     (see `ir.core.walk`); 0: none."""
-    streamed = streamed_form(kernel)
     file = (
-        _File(form_of(kernel), schedule) if streamed is None else StreamedFile(streamed, schedule)
+        StreamedFile(product_form(kernel), schedule)
+        if is_product(kernel)
+        else _File(form_of(kernel), schedule)
     )
     for line in "\n".join(file.lines()).split("\n"):
         text, _, number = line.partition(OF)

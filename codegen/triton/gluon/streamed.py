@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ....ir.core import Operation, Value, walk
-from ....ir.schedule import Schedule
+from ....ir.schedule import SWIZZLED, Schedule
 from ....ir.tile import extents_of
 from ....ir.types import shape_of
 from ..chain import WAIT, in_order
@@ -16,7 +16,7 @@ from .file import HEAD, POOL_OR_ADDRESS, SHARED, GluonFile, barriers, parts_layo
 from .form import GROUP_ROWS, NoGluon
 from .parts import Numbers, Part
 from .slices import Slice
-from .streamed_form import DEPTH, StreamedForm
+from .streamed_form import StreamedForm
 
 _RINGS = ("rows_ring", "weights_ring", "blocks_there", "blocks_free")
 
@@ -62,8 +62,8 @@ class StreamedFile(GluonFile):
         ordered = in_order(self.kernel, self.schedule)
         lines = part.written([each for each in ordered if each != WAIT or not _waits(self)])
         halves = len(form.weights)
-        lines += rings([("rows_ring", f"{GROUP_ROWS}, {DEPTH}")], dtype, stages * form.groups)
-        lines += rings([("weights_ring", f"{form.keys}, {DEPTH}")], dtype, stages * halves)
+        lines += rings([("rows_ring", f"{GROUP_ROWS}, {SWIZZLED}")], dtype, stages * form.groups)
+        lines += rings([("weights_ring", f"{form.keys}, {SWIZZLED}")], dtype, stages * halves)
         lines += barriers({"blocks_there": 1, "blocks_free": form.groups}, stages)
         return [*lines, "    fence_async_shared()"]
 
@@ -72,7 +72,7 @@ class StreamedFile(GluonFile):
             "def blocks(pool, rows, width, block):",
             '    """Return what copies of blocks of rows are told of a pool."""',
             *POOL_OR_ADDRESS,
-            f"    return TensorDescriptor(pool, [rows, width], [width, 1], [block, {DEPTH}], "
+            f"    return TensorDescriptor(pool, [rows, width], [width, 1], [block, {SWIZZLED}], "
             "SHARED.value)",
         ]
         return self.launch([self._given(value) for value in self.arguments], blocks)
@@ -125,7 +125,7 @@ class StreamedCopier(Numbers[StreamedForm]):
     def _copy_weights(self) -> None:
         """Write the copies of a round's weights, and what its copies come to."""
         form, halves = self.form, len(self.form.weights)
-        size = (form.lanes + halves * form.own) * DEPTH * 2
+        size = (form.lanes + halves * form.own) * SWIZZLED * 2
         self._line(f"mbarrier.expect(blocks_there.index(ring_at), {size})")
         for half, load in enumerate(form.weights):
             ring = f"weights_ring.index(ring_at * {halves} + {half})"

@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from ....ir.core import Operation, Value, walk
+from ....ir.schedule import SWIZZLED
 from ....ir.tile import extents_of
 from ....ir.types import dtype_of, shape_of
 from ..shapes import axes_of, padded_shapes
-from .form import GROUP_ROWS, WRITTEN, Split, has_own_names
-
-DEPTH = 64
-"""Numbers of a row that a block has: the 128 bytes that copies swizzle."""
+from .form import GROUP_ROWS, WRITTEN, NoGluon, Split, has_own_names
 
 ATOM = 8
 """Rows that lie together in a swizzled block: copies begin at their multiples."""
@@ -65,6 +64,22 @@ class StreamedForm(Split):
 
 def streamed_form(kernel: Operation) -> StreamedForm | None:
     """Return how a product's kernel is split among warps; None: it is no such kernel."""
+    try:
+        return product_form(kernel)
+    except NoGluon:
+        return None
+
+
+def is_product(kernel: Operation) -> bool:
+    """Whether a kernel's only loop adds up products by transposed blocks, as those of weights."""
+    loops = [op for op in walk(kernel.regions[0].operations) if op.regions]
+    inside = [op for loop in loops for op in loop.regions[0].operations]
+    dots = [op for op in inside if op.name == "tile.dot"]
+    return len(loops) == 1 and bool(dots) and all(dot.attribute("transpose_b") for dot in dots)
+
+
+def product_form(kernel: Operation) -> StreamedForm:
+    """Return how a product's kernel is split among warps; raises NoGluon."""
     return _Reader(kernel).form()
 
 
@@ -74,42 +89,50 @@ class _Reader:
         self.operations = list(walk(kernel.regions[0].operations))
         self.makers = {value.name: op for op in self.operations for value in op.results}
 
-    def form(self) -> StreamedForm | None:
+    def form(self) -> StreamedForm:
         loops = [op for op in self.operations if op.regions]
         loads = [op for op in self.operations if op.name == "tile.load"]
-        if len(loops) != 1 or not self._plain():
-            return None
+        self._need(len(loops) == 1, f"{len(loops)} loops, not a product's one")
+        self._check_plain()
         (region,), starts = loops[0].regions, loops[0].operands[2:]
         dots = tuple(op for op in region.operations if op.name == "tile.dot")
         sums = [value.name for value in region.arguments[1:]]
         added = [dot.operands[2].name for dot in dots]
         given = [value.name for value in region.operations[-1].operands]
-        if not dots or added != sums or given != [dot.result.name for dot in dots] or not starts:
-            return None
+        summed = added == sums and given == [dot.result.name for dot in dots]
+        self._need(bool(dots and starts) and summed, "a loop that carries more than its products")
         left = self.makers.get(dots[0].operands[0].name)
         weights = tuple(self.makers.get(dot.operands[1].name) for dot in dots)
         same = {dot.operands[0].name for dot in dots} == {dots[0].operands[0].name}
-        if not same or not all(dot.attribute("transpose_b") for dot in dots):
-            return None
-        if left is None or None in weights or len(loads) != 1 + len(weights):
-            return None
-        if not self._inside(region.operations, (left, *weights)):
-            return None
+        self._need(same, "products of different rows")
+        self._need(all(dot.attribute("transpose_b") for dot in dots), "weights that lie by columns")
+        here = left is not None and None not in weights and len(loads) == 1 + len(weights)
+        inside = here and self._inside(region.operations, (left, *weights))
+        if left is None or not inside:
+            self._refuse("a loop that does more than load blocks, count and multiply")
         rows = axes_of(self.kernel, (dots[0].result.name, 0))
         form = StreamedForm(self.kernel, rows, self.makers, dots[0], loops[0], left,
                             tuple(filter(None, weights)), dots)  # fmt: skip
-        return form if self._fits(form) else None
+        self._check(form)
+        return form
 
-    def _plain(self) -> bool:
-        """Whether operations are a product's, tiles as wide as they are written, and names none of
-        the text's own. Nothing is reduced: rows are other groups' too, and columns may be unread.
-        """
-        if any(op.name not in WRITTEN or op.name == "tile.reduce" for op in self.operations):
-            return False
+    def _need(self, true: bool, problem: str) -> None:
+        if not true:
+            self._refuse(problem)
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise NoGluon(kernel=self.kernel["name"].name, problem=problem, span=self.kernel.span)
+
+    def _check_plain(self) -> None:
+        """Refuse other operations than a product's, tiles that are padded, and names of the text's
+        own. Nothing is reduced: rows are other groups' too, and columns may be unread."""
+        for op in self.operations:
+            self._need(op.name in WRITTEN and op.name != "tile.reduce", op.name)
         shapes = padded_shapes(self.kernel)
         values = [value for op in self.operations for value in op.results]
         whole = all(shapes.get(v.name, ()) == tuple(extents_of(v.type)) for v in values)
-        return whole and not has_own_names(self.kernel)
+        self._need(whole, "tiles that are padded")
+        self._need(not has_own_names(self.kernel), "names that its own text has")
 
     @staticmethod
     def _inside(operations: Sequence[Operation], loads: Sequence[Operation | None]) -> bool:
@@ -120,20 +143,25 @@ class _Reader:
             op.name in allowed for op in others
         )
 
-    def _fits(self, form: StreamedForm) -> bool:
+    def _check(self, form: StreamedForm) -> None:
         shapes = {tuple(extents_of(dot.result.type)) for dot in form.dots}
         x = shape_of(form.left.operands[0].type)
         depth = extents_of(form.left.result.type)[1]
         formats = {dtype_of(load.operands[0].type) for load in (form.left, *form.weights)}
-        right = len(shapes) == 1 and depth == DEPTH and formats <= {"bf16"} and len(formats) == 1
+        self._need(formats == {"bf16"}, f"products of {' and '.join(sorted(formats))}")
         sizes = form.lanes % GROUP_ROWS == 0 and form.groups in (1, 2) and form.keys in (64, 128)
-        return (
-            right and sizes and len(x) == 2 and self._live(form.left)
-            and self._counts(form.left.operands[1], 1) and self._counts(form.left.operands[2], 0)
-            and all(map(self._streamed, form.weights))
-            and len({self._columns(load) for load in form.weights}) == 1 and form.own % ATOM == 0
-            and all(map(self._stores_own, form.weights))
-        )  # fmt: skip
+        if not sizes or len(shapes) != 1 or depth != SWIZZLED:
+            self._refuse(f"products of {form.lanes} rows, {form.keys} columns, {depth} deep")
+        rows = form.left.operands
+        counted = len(x) == 2 and self._counts(rows[1], 1) and self._counts(rows[2], 0)
+        self._need(counted, "rows that are not read one after another")
+        self._need(self._live(form.left), "rows that are masked otherwise than past the end")
+        streamed = all(map(self._streamed, form.weights))
+        self._need(streamed, "weights that are not whole rows, one after another")
+        parts = {self._columns(load) for load in form.weights}
+        self._need(len(parts) == 1 and form.own % ATOM == 0, f"weights of {form.own} columns")
+        own = all(map(self._stores_own, form.weights))
+        self._need(own, "columns that are stored and whose weights are not read")
 
     def _stores_own(self, load: Operation) -> bool:
         """Whether no store is of columns whose weights a load leaves out, which are anything."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ....ir.core import Operation, Value
-from ....ir.schedule import Schedule
+from ....ir.schedule import SWIZZLED, Schedule
 from ..builder import KernelBuilder
 
 SILU = "a / (1.0 + exp2(-1.4426950408889634 * a)) * b"
@@ -82,8 +82,8 @@ def cuts_of(n: int, k: int, silu: bool, processors: int = MULTIPROCESSORS) -> in
     return 0
 
 
-PACKED = 64
-"""Numbers of a row that lie together in packed weights: 128 bytes."""
+PACKED = SWIZZLED
+"""Numbers of a row that lie together in packed weights, and that specialised warps copy at once."""
 
 
 def packed_columns(n: int, k: int, processors: int = MULTIPROCESSORS) -> int:
@@ -124,9 +124,6 @@ def streamed(
     return SkinnyMatmul(n, k, silu, cuts, rows, 64, 128 if silu else 64)
 
 
-DEPTH = 64
-"""Numbers of a row that specialised warps copy at a time: what the copy engine swizzles."""
-
 REGISTERS = {128: (96, 128), 64: (128, 168)}
 """Registers a thread has, in the mean, where one warp copies and four multiply 64 rows, by the rows
 of a program: plain and gated. Beside 96 or 128 the norm behind finds room, and begins early."""
@@ -135,7 +132,7 @@ of a program: plain and gated. Beside 96 or 128 the norm behind finds room, and 
 def skinny_schedule(kernel: Operation) -> Schedule:
     """Return the GPU schedule of such a kernel: as many stages as shared memory holds."""
     rows, _, block_k = kernel["name"].name.split("_")[3].split("x")
-    plain, gated = REGISTERS.get(int(rows), (0, 0)) if int(block_k) == DEPTH else (0, 0)
+    plain, gated = REGISTERS.get(int(rows), (0, 0)) if int(block_k) == PACKED else (0, 0)
     return replace(_stages(kernel), specialised=gated if "_silu" in kernel["name"].name else plain)
 
 
