@@ -197,3 +197,20 @@ def test_prompts_and_their_options_are_encoded_ahead_as_they_are_asked_for(end: 
     by_itself, other = made(CHOOSE, OneByOne)
     by_itself._host.forecast.prepare = lambda rows, most: len(list(rows))  # type: ignore[method-assign]
     assert by_itself.run_rows(rows).values == found.values and other.alone
+
+
+@pytest.mark.parametrize("says", ['gen g: regex "redu"', 'select g from ["redu", "redux"]'])
+def test_a_text_after_what_the_model_says_is_encoded_by_itself(says: str):
+    """As the document of the language says; between texts, tokens do span the border."""
+    text = f'program p() -> str:\n    "Q: "\n    {says}\n    "x="\n    gen t\n    return t'
+    compilation = Compilation(text, "tiny-dense")
+    assert compilation.checkpoint is not None
+    encode = compilation.checkpoint.tokenizer.encode
+    assert encode("redux=") != encode("redu") + encode("x="), "one text would join them"
+    known = [list(op["ids"]) for op in compilation.plan.walk() if op.name == "plan.tokens"]
+    assert known[-1] == encode("x=")
+    both = Compilation(
+        'program p() -> str:\n    "redu"\n    "x="\n    gen t\n    return t', "tiny-dense"
+    )
+    (ids,) = [list(op["ids"]) for op in both.plan.walk() if op.name == "plan.tokens"]
+    assert ids[-len(encode("redux=")) :] == encode("redux=")
