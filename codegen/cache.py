@@ -121,6 +121,8 @@ class KernelCache:
             content = library.read_bytes()
         except (OSError, ValueError):
             return None
+        if not isinstance(record, dict):
+            return None
         whole = record.get("sha256") == hashlib.sha256(content).hexdigest()
         return library if whole and record.get("host") == host_signature() else None
 

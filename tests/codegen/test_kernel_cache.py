@@ -318,3 +318,14 @@ def test_what_a_person_may_see(filled: Path) -> None:
 def test_two_kernels_of_one_name(tmp_path: Path) -> None:
     with pytest.raises(SameName):
         compile_kernels([(add_one(), Schedule()), (add_one(2.0), Schedule())], cache=tmp_path)
+
+
+@pytest.mark.parametrize("record", ["[1]", "7", "null", '{"sha256": 1}', "", "{"])
+def test_a_record_that_says_nothing_is_no_library(tmp_path, record):
+    """One that was JSON, but no object, ended the compilation with a Python error."""
+    made, cache = tmp_path / "made.so", KernelCache(tmp_path)
+    made.write_bytes(b"code")
+    kept = cache.put("library", made, {"kernel": "key"})
+    assert cache.find({"kernel": "key"}) == {"kernel": kept}
+    kept.with_suffix(".json").write_text(record)
+    assert cache.find({"kernel": "key"}) == {}
