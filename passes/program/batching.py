@@ -13,6 +13,9 @@ from ..manager import Context, PlanPass
 CALLS = ("plan.decode", "plan.select", "plan.score", "plan.fork", "program.call")
 """What asks the model; these are annotated, and run side by side where nothing orders them."""
 
+_WAITING = frozenset({"plan.if", "plan.for"})
+"""Operations that wait for their first operand, and all that stands behind them with them."""
+
 _VALUE_TOKENS = 16
 _TOOL_TOKENS = 16
 _ITERATIONS = 4
@@ -117,6 +120,8 @@ class _Walk:
         self._annotate = annotate
         self._tails: dict[str, float] = {}
         self.longest = 0.0
+        self._behind = 0.0
+        """The longest path that begins behind the block: a condition in it is waited for before."""
 
     def start(self, value: Value) -> float:
         """Return the time from a value to the end."""
@@ -136,6 +141,8 @@ class _Walk:
         if kind in {"yield", "leave", "condition", "return"}:
             for position, value in enumerate(operation.operands):
                 self._need(value, ends(position) if kind != "return" else 0.0)
+            if kind == "condition":
+                self._need(operation.operands[0], max(self._behind, self.longest))
             return operation
         after = max((self.start(value) for value in operation.results), default=0.0)
         if operation.regions:
@@ -146,6 +153,8 @@ class _Walk:
         self.longest = max(self.longest, path)
         for value in operation.operands:
             self._need(value, path)
+        if operation.name in _WAITING:
+            self._need(operation.operands[0], max(self._behind, self.longest))
         if self._annotate and operation.name in CALLS:
             return operation.with_attributes(critical=round(path))
         return operation
@@ -165,13 +174,16 @@ class _Walk:
             return found + repeated
 
         regions, longest = [], 0.0
-        before, self.longest = self.longest, 0.0
-        for region in operation.regions:
+        before, behind, self.longest = self.longest, self._behind, 0.0
+        self._behind = 0.0 if operation.name == "plan.fork" else max(behind, before) + repeated
+        for region in reversed(operation.regions):
+            if operation.name != "plan.while":  # its condition stands before its body
+                self.longest = 0.0
             body = self.block(region.operations, ends)
             regions.append(replace(region, operations=body))
             longest = max([longest, self.longest, *map(self.start, region.arguments)])
-        self.longest = max(before, longest)
-        return replace(operation, regions=tuple(regions)), longest
+        self.longest, self._behind = max(before, longest), behind
+        return replace(operation, regions=tuple(reversed(regions))), longest
 
     def _rounds(self, operation: Operation) -> int:
         if operation.name == "plan.while":
@@ -251,9 +263,9 @@ def _named(operation: Operation) -> str:
 def check_critical(module: Module) -> list[str]:
     """Return what is wrong with the annotations of a plan, for the validation of `batching`.
 
-    In every block an operation's `critical` is at least that of each one that needs its results,
-    plus, for a gen, its token budget; a program's is that of its longest path at least; and no
-    operation of a wave needs another of the same wave.
+    In every block an operation's `critical` is at least that of each one that needs its results, or
+    that stands behind a condition that does, plus, for a gen, its token budget; a program's is that
+    of its longest path at least; and no operation of a wave needs another of the same wave.
     """
     problems: list[str] = []
     for function in module.operations:
@@ -277,6 +289,7 @@ def _check_block(region: Region) -> list[str]:
     problems: list[str] = []
     sources: dict[str, set[int]] = {}
     waited: dict[str, set[int]] = {}
+    before: set[int] = set()
     calls = list(waves(region.operations))
     number_of = {id(operation): number for number, (operation, _) in enumerate(calls)}
     for operation in region.operations:
@@ -286,11 +299,15 @@ def _check_block(region: Region) -> list[str]:
         own = set() if number is None else {number}
         if number is not None:
             for earlier in above:
-                problems += _compare(calls[earlier], calls[number], earlier in first)
+                problems += _compare(calls[earlier], calls[number], earlier in first | before)
+            for earlier in before - above:
+                problems += _closer(calls[earlier][0], operation)
+        if operation.name in _WAITING:
+            before |= waited.get(operation.operands[0].name, set())
         for position, value in enumerate(operation.results):
-            before = (waited.get(name, set()) for name in _waits_for(operation, position))
+            needed = (waited.get(name, set()) for name in _waits_for(operation, position))
             sources[value.name] = above | own
-            waited[value.name] = own.union(*before)
+            waited[value.name] = own.union(*needed)
     return problems
 
 
@@ -327,11 +344,16 @@ def _compare(first: tuple[Operation, int], second: tuple[Operation, int], whole:
     problems = []
     if wave >= later:
         problems.append(f"{_named(other)} needs {_named(one)}, but is in wave {later} of {wave}")
+    return problems + (_closer(one, other) if whole else [])
+
+
+def _closer(one: Operation, other: Operation) -> list[str]:
+    """Check that an operation that is done before another begins is farther from the end."""
     budget = one["max_tokens"] if one.name == "plan.decode" else 0
     # Rounded to whole tokens, each by half a token at most.
-    if whole and one["critical"] + 1 < other["critical"] + budget:
-        problems.append(
-            f"{_named(one)} ({one['critical']}) is before {_named(other)} ({other['critical']}), "
-            "but closer to the end"
-        )
-    return problems
+    if one["critical"] + 1 >= other["critical"] + budget:
+        return []
+    return [
+        f"{_named(one)} ({one['critical']}) is before {_named(other)} ({other['critical']}), "
+        "but closer to the end"
+    ]

@@ -74,6 +74,42 @@ def test_a_critical_path_is_the_longest_way_to_the_end(context):
     assert [op["critical"] for op in calls] == [27 + 5, 27 + 5]
 
 
+WAITS = """
+program main(x: str) -> str:
+    fork side in ["p", "q"] as f:
+        "the {side}"
+        gen first(max_tokens=60)
+        yield first
+    let seen = 0
+    HEAD
+        BODY
+    gen last(max_tokens=60)
+    return "{last}{seen}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "wanted"),
+    [
+        ('if f[0] == "b":', "seen = 1", 120),
+        ("for each in f:", "seen = seen + 1", 120),
+        ('while f[0] == "b" up to 3:', "seen = seen + 1", 120),
+        ('for each in [x, "b"]:', 'if f[0] == "b":\n            seen = 1', 120),
+        ('if x == "b":', "seen = 1", 60),
+    ],
+)
+def test_what_stands_behind_a_condition_waits_for_it(context, head, body, wanted):
+    context.prices = Prices(1.0, 0.0)
+    text = WAITS.replace("HEAD", head).replace("BODY", body)
+    module = planned(text, context)
+    found = criticals(module)
+    assert (found["f"], found["first"], found["last"]) == (wanted, wanted, 60)
+    assert check_critical(module) == []
+    if head.startswith(("if f", "for each in f")):
+        early = rewrite(module, once(each("plan.fork", changed(critical=30))))
+        assert "(30) is before gen last (60), but closer" in "".join(check_critical(early))
+
+
 def test_waves_do_not_need_each_other(context):
     main = planned(TEXT, context).operations[-1]
     found = [(op.name, wave) for op, wave in waves(main.regions[0].operations)]
