@@ -6,6 +6,8 @@ import codecs
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from re import _compiler as compiler  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
 
 from ...ir.vocabulary import Tokenizer
 
@@ -112,12 +114,44 @@ class StopScanner:
         return 0
 
 
+_READS_ON = re.compile(r"\(\?[=!>(]|\(\?P=|\\[1-9]|[*+?}]\+")
+"""Forms whose match may depend on what follows it, or on what a group before has matched: looking
+ahead, atomic groups and repeats, conditions, references. What only looks like one is taken as one.
+"""
+
+
+@lru_cache(maxsize=256)
+def _ending(pattern: str) -> tuple[re.Pattern[str], int]:
+    """Return what every match of a pattern ends with, and how many characters that has at most."""
+    parsed = parser.parse(pattern)
+    items = parser.SubPattern(parsed.state, [])
+    for item in () if _READS_ON.search(pattern) else reversed(parsed.data):
+        longer = parser.SubPattern(parsed.state, [item, *items.data])
+        repeated = longer.getwidth()[1] >= parser.MAXREPEAT
+        if repeated and item[0] in {parser.MAX_REPEAT, parser.MIN_REPEAT} and item[1][0]:
+            longer = parser.SubPattern(parsed.state, [*item[1][2].data, *items.data])
+        if longer.getwidth()[1] >= parser.MAXREPEAT:
+            break
+        items = longer
+        if repeated:
+            break
+    return compiler.compile(items), items.getwidth()[1]
+
+
 class PatternScanner:
-    """Finds a regular expression in text that arrives token by token, as soon as it fits."""
+    """Finds a regular expression in text that arrives token by token, as soon as it fits.
+
+    As long as there was no match, one must end in what is new; all of the text is searched only
+    where there is what a match ends with.
+    """
 
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern)
-        self._data = b""
+        self._ending, self._reach = _ending(pattern)
+        self._data = bytearray()
+        self._text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._found = False
 
     @property
     def size(self) -> int:
@@ -126,15 +160,24 @@ class PatternScanner:
 
     def feed(self, piece: bytes) -> int | None:
         """Take more bytes; return where in all bytes a match begins, if there is one now."""
+        # One character more: a `$` in what looks behind reads whether a last newline is the end.
+        start = max(0, len(self._text) - 1 - self._reach)
         self._data += piece
-        return pattern_start(self._pattern, self._data)
+        self._text += self._decoder.decode(piece)
+        broken, _ = self._decoder.getstate()
+        text = self._text + broken.decode("utf-8", "surrogateescape")
+        if not self._found and self._ending.search(text, start) is None:
+            return None
+        at = pattern_start(self._pattern, self._data)
+        self._found = at is not None
+        return at
 
     def held_back(self) -> int:
         """Return the number of all bytes: any of them may be the beginning of a match."""
         return len(self._data)
 
 
-def pattern_start(pattern: re.Pattern[str], data: bytes) -> int | None:
+def pattern_start(pattern: re.Pattern[str], data: bytes | bytearray) -> int | None:
     """Return the byte at which the first match begins that is not empty."""
     text = data.decode("utf-8", "surrogateescape")
     for found in pattern.finditer(text):

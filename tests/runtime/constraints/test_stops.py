@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+import re
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.runtime.constraints.stops import Pieces, StopScanner, TokenBytes
+from weft.runtime.constraints import stops as module
+from weft.runtime.constraints.stops import PatternScanner, Pieces, StopScanner, TokenBytes
 from weft.runtime.constraints.watch import Watch
 from weft.runtime.simulator import ToyTokenizer
+from weft.tests.each_time import examples
 
 PIECES = st.lists(st.sampled_from(["a", "b", "ab", "c", "é", "ba", ""]), max_size=12)
 STOPS = st.lists(st.sampled_from(["a", "bc", "aba", "cé", "abcab", "éé"]), min_size=1, max_size=3)
@@ -39,6 +44,61 @@ def test_pieces_in_which_surely_no_stop_ends_are_passed_over(pieces, stops):
         if found is not None:
             return
         assert quick.held_back() == every.held_back()
+
+
+PATTERNS = [
+    r"(a|bb): \d+\.", r"a\d+", r"(ab)+?b", r"a.*b|1", r"a$", r"(?m)^b$", r"a\b", r"\bba\b", r"a\Z",
+    r"a(?=b)", r"ab?(?!b)", r"(?<=a)b", r"(?<!\na)b", r"(a|b)\1", r"a*", r"(a?)+", r"a*?b??", r"é+",
+    r"(?i)A{2,3}B", r"(?x) a [ab] {2} \ ", r"(a)?b(?(1)1|\.)", r"(?>ab$|a)b", r"a[^b]*+b", r"",
+    r"(?:a\n|b)$", r"(?s)a.b", r"[^a]\d{1,2}", "[\udc80-\udcff]+a", r"(?:a|ab)(?:1|b\.)",
+    r"a.?\n*$",
+]  # fmt: skip
+
+
+@settings(max_examples=examples(500), deadline=None)
+@given(st.sampled_from(PATTERNS), st.text("ab1.: \né", max_size=20), st.lists(st.integers(0, 3)))
+def test_a_pattern_is_found_as_a_search_of_all_text_finds_it(pattern, text, sizes):
+    _found_alike(pattern, text.encode(), sizes)
+
+
+READS_ON = {
+    "looks ahead": (r"a(?=.{3})", b"ab11"),
+    "an atomic group gives up its end": (r"(?>a[^1]*$|a)b", b"abbbb1"),
+    "a reference to a group": (r"(a+)1\1", b"ba1a"),
+    "an end within a look behind": (r"a(?<!a$)", b"a\nb"),
+    "goes on behind a match": (r"b+?", b"ab::::"),
+    "a broken character": ("[\udc80-\udcff]", b"a\xc3"),
+}
+
+
+@pytest.mark.parametrize("case", READS_ON)
+def test_patterns_that_read_past_a_match_are_found_too(case):
+    pattern, whole = READS_ON[case]
+    _found_alike(pattern, whole, [])
+
+
+def _found_alike(pattern: str, whole: bytes, sizes: list[int]) -> None:
+    """Feed bytes in pieces of some sizes, then singly; compare with a search of all each time."""
+    scanner, end = PatternScanner(pattern), 0
+    for size in [*sizes, *[1] * len(whole)]:
+        piece, end = whole[end : end + size], min(end + size, len(whole))
+        text = whole[:end].decode("utf-8", "surrogateescape")
+        found = [each for each in re.finditer(pattern, text) if each.end() > each.start()]
+        before = text[: found[0].start()] if found else ""
+        expected = len(before.encode("utf-8", "surrogateescape")) if found else None
+        assert scanner.feed(piece) == expected
+        assert scanner.size == scanner.held_back() == end
+
+
+def test_all_text_is_searched_where_there_is_what_a_match_ends_with(monkeypatch):
+    searched, search = [], module.pattern_start
+    monkeypatch.setattr(module, "pattern_start", lambda *of: searched.append(of) or search(*of))
+    for pattern in (r"(Answer|Final): \d+\.", r"Answer: \d+"):
+        scanner, before = PatternScanner(pattern), "some words. " * 30
+        assert not any(scanner.feed(piece.encode()) for piece in before.split(" "))
+        searched.clear()
+        found = [scanner.feed(piece) for piece in (b"Answer", b": ", b"4", b".")]
+        assert found[-1] == len(before.replace(" ", "")) and len(searched) <= 2
 
 
 @given(text=st.text(max_size=20), cuts=st.lists(st.integers(0, 40), max_size=6))
