@@ -1,4 +1,4 @@
-"""A rank that is lost is named, whichever it is and whoever finds it; ranks are forked."""
+"""A rank that is lost is named, whichever it is and whoever finds it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def rank_of(rank: int, dies: int, port: int, said: Any) -> None:
 @pytest.mark.parametrize("dies", range(COUNT))
 def test_each_of_the_others_names_the_rank_that_died(dies: int) -> None:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    forked = multiprocessing.get_context("fork")
+    forked = multiprocessing.get_context("forkserver")  # this process may have threads with locks
+    forked.set_forkserver_preload(["weft.runtime.execution.ranks", "torch.distributed"])
     said = forked.Queue()
     processes = [forked.Process(target=rank_of, args=(rank, dies, store.port, said))
                  for rank in range(COUNT)]  # fmt: skip
