@@ -222,6 +222,16 @@ def test_constrained_tokens_are_measured_alone_where_they_are_asked_for(monkeypa
     assert programs.elsewhere(quick=True, only=["rag"]) == {}
 
 
+def run_main(monkeypatch, *arguments):
+    """Run the command in this process, whose cores and threads stay as they are."""
+    monkeypatch.setattr(programs, "share_cores", lambda threads: None)
+    monkeypatch.setitem(programs.os.environ, "WEFT_THREADS", "1")
+    monkeypatch.setattr(sys, "argv", ["programs", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        programs.main()
+    return ended.value.code
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_compile_time_is_recorded_alone_where_it_is_asked_for(monkeypatch, tmp_path, fails):
     path = tmp_path / "programs.json"
@@ -230,11 +240,7 @@ def test_compile_time_is_recorded_alone_where_it_is_asked_for(monkeypatch, tmp_p
     monkeypatch.setattr(programs, "_constrained", lambda quick: pytest.fail("was not asked for"))
     figures = {"compile_10k_rows_s": 1.0, "memory_proof_s": 0.1, "rows": 10_000}
     monkeypatch.setattr(programs, "_compile_time", lambda quick: 1 // (not fails) and figures)
-    monkeypatch.setattr(programs, "share_cores", lambda threads: None)
-    monkeypatch.setitem(programs.os.environ, "WEFT_THREADS", "1")
-    monkeypatch.setattr(sys, "argv", ["programs", "--only", "compile_time", "--record"])
-    with pytest.raises(SystemExit):
-        programs.main()
+    run_main(monkeypatch, "--only", "compile_time", "--record")
     found = json.loads(path.read_text())
     assert [*found["sections"]] == ([] if fails else ["compile_time"])
     assert found["figures"] == before | ({} if fails else {k: figures[k] for k in found["figures"]})
@@ -250,13 +256,9 @@ def test_what_failed_keeps_its_figures_and_their_date(monkeypatch, tmp_path, fai
     monkeypatch.setattr(programs, "RESULTS", tmp_path / "programs.json")
     monkeypatch.setattr(programs, "run_programs", lambda *given: (measured, failed))
     monkeypatch.setattr(programs, "elsewhere", lambda *given: {"reasons": {}, "json_parse_rate": 1})
-    monkeypatch.setattr(programs, "share_cores", lambda threads: None)
-    monkeypatch.setitem(programs.os.environ, "WEFT_THREADS", "1")
-    monkeypatch.setattr(sys, "argv", ["programs", "--record"])
-    with pytest.raises(SystemExit) as ended:
-        programs.main()
+    status = run_main(monkeypatch, "--record")
     found = json.loads((tmp_path / "programs.json").read_text())
-    assert bool(ended.value.code) == fails and found["figures"]["json_parse_rate"] == 1
+    assert bool(status) == fails and found["figures"]["json_parse_rate"] == 1
     assert ("rag" in found["sections"]) == ("rag" in found["figures"]) == (not fails)
     assert "chat" in found["sections"] and "compile_time" in found["sections"]
     assert ("speedup_geomean" in found["figures"]) == (not fails), "of all programs, or of none"
@@ -272,11 +274,7 @@ def test_a_program_measured_anew_changes_the_figures_over_all(monkeypatch, tmp_p
     anew = {"rag": before["rag"] | {"speedup": 1.5}}
     monkeypatch.setattr(programs, "RESULTS", path)
     monkeypatch.setattr(programs, "run_programs", lambda *given: (anew, {}))
-    monkeypatch.setattr(programs, "share_cores", lambda threads: None)
-    monkeypatch.setitem(programs.os.environ, "WEFT_THREADS", "1")
-    monkeypatch.setattr(sys, "argv", ["programs", "--only", "rag", "--record"])
-    with pytest.raises(SystemExit):
-        programs.main()
+    run_main(monkeypatch, "--only", "rag", "--record")
     found = json.loads(path.read_text())
     assert found["figures"]["speedup_min"] == (1.5 if whole else 0.5)
     assert found["figures"]["rag"] == anew["rag"] and [*found["sections"]] == ["rag"]
