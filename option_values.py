@@ -9,6 +9,8 @@ from typing import Any
 
 from .ir.diagnostics import WeftError
 
+WANTED = {bool: "yes or no", int: "a whole number", float: "a number"}
+
 
 class BadOption(WeftError):
     """An option that is unknown or has an impossible value."""
@@ -32,7 +34,7 @@ def require_number(name: str, value: Any, kind: type) -> None:
     """Raise BadOption for a value of another kind than an option's: yes or no, or a number."""
     fits = {bool: value in (False, True), int: isinstance(value, Integral), float: True}[kind]
     if not isinstance(value, Real) or not fits or (kind is not bool and isinstance(value, bool)):
-        wants = {bool: "yes or no", int: "a whole number", float: "a number"}[kind]
+        wants = WANTED[kind]
         known: dict[str, Any] = {"problem": f"{name} is {wants}, not {value!r}"}
         if name.endswith("memory"):
             known["hint"] = "sizes are in bytes here: 1 << 30"
@@ -71,4 +73,4 @@ def read(name: str, type: type, text: str) -> Any:
     try:
         return type(text)
     except ValueError:
-        raise BadOption(problem=f"{name} is a number, not {text!r}") from None
+        raise BadOption(problem=f"{name} is {WANTED[type]}, not {text!r}") from None

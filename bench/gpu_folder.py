@@ -111,7 +111,7 @@ def write(checkpoint: Checkpoint, folder: Path, device: str, most: int = FILE_BY
     Raises OSError where they have no room.
     """
     sizes = dict(tensors_of(checkpoint.graph))
-    total = 2 * sum(torch.Size(shape).numel() for shape in sizes.values())
+    total = sum(_bytes(name, shape) for name, shape in sizes.items())
     folder.mkdir(parents=True, exist_ok=True)
     if total > (free := shutil.disk_usage(folder).free):
         raise OSError(f"{folder} has {free / 1e9:.1f} GB free, and the weights take "
@@ -137,11 +137,15 @@ def _dtype(name: str) -> torch.dtype:
     return torch.float32 if name.endswith(ROUTERS) else torch.bfloat16
 
 
+def _bytes(name: str, shape: tuple[int, ...]) -> int:
+    return _dtype(name).itemsize * torch.Size(shape).numel()
+
+
 def _files(sizes: dict[str, tuple[int, ...]], most: int) -> Iterator[list[str]]:
     names: list[str] = []
     held = 0
     for name, shape in sizes.items():
-        taken = 2 * torch.Size(shape).numel()
+        taken = _bytes(name, shape)
         if names and held + taken > most:
             yield names
             names, held = [], 0

@@ -234,6 +234,12 @@ def _options() -> argparse.Namespace:
         parser.error("--quick is no figure to keep: leave --record out")
     if options.record and options.rounds == 0:
         parser.error("--rounds 0 times nothing: figures of an earlier run would get today's date")
+    asked = {*(options.only or ())}
+    unfit = asked & {"compile_time"} if options.target == "cuda" else set()
+    unfit |= asked & {"compile_time", "constrained"} if options.http else set()
+    if unfit:
+        what = f"--only {min(unfit)} is no race there"
+        parser.error(f"{what}: leave out --http and --target cuda")
     return options
 
 

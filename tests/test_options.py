@@ -54,7 +54,7 @@ def test_wrong_options_are_refused(changes):
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"WEFT_THREADS": "abc"}, "WEFT_THREADS is a number, not 'abc'"),
+        ({"WEFT_THREADS": "abc"}, "WEFT_THREADS is a whole number, not 'abc'"),
         ({"WEFT_THREADS": "-3"}, "WEFT_THREADS is a number of threads, not -3"),
         ({"WEFT_VALIDATE": "perhaps"}, "WEFT_VALIDATE is yes or no, not 'perhaps'"),
         ({"WEFT_TUNE": "always"}, "tune must be one of cached, off"),
@@ -66,7 +66,7 @@ def test_a_wrong_environment_names_the_variable(environment, says):
 
 
 def test_a_wrong_rank_names_the_variable():
-    with pytest.raises(BadOption, match="WORLD_SIZE is a number, not 'two'"):
+    with pytest.raises(BadOption, match="WORLD_SIZE is a whole number, not 'two'"):
         Launch.from_env({"RANK": "0", "WORLD_SIZE": "two"})
 
 

@@ -87,7 +87,8 @@ RATES = {
 }
 """By way, on an H200 (bench/gpu_kernels.py). Those of items of many rows come from a search over
 1,236 timings of 73 lists that were cut in many ways, those of `largest` to 714 of 95: plans by them
-take 1.5 % longer, in the mean, than the fastest that was measured (docs/experiments/attention.md).
+take 1.6 and 1.5 % longer, in the mean, than the fastest that was measured
+(docs/experiments/attention.md).
 """
 
 USUAL_WARPS = {

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...ir.core import Operation, Region
+from ...ir.types import KV
 from ..interrupts import interrupted
 from .frame import Frame
 from .future_values import (
@@ -32,6 +33,12 @@ Step = Generator[Any, Any, Any]
 
 _EXITS = frozenset({"return", "leave"})
 """What ends not only its own region: the program, or the inlined program that it stands in."""
+
+
+def _streams(operation: Operation, carried: Iterable[Any]) -> list[Any]:
+    """Return the streams among the values that a loop carries."""
+    values = zip(operation.results, carried, strict=True)
+    return [value for result, value in values if result.type == KV]
 
 
 def is_seldom(number: int) -> bool:
@@ -110,7 +117,7 @@ class ControlFlow(ABC):
         first, *carried = (frame.get(value) for value in operation.operands)
         items = yield from now(first)
         for number, item in enumerate(items):
-            yield from self.round(operation, number, carried)
+            yield from self.round(operation, number, _streams(operation, carried))
             values = (item, *carried)
             kind, results = yield from self._region(operation.regions[0], values, frame)
             if kind in _EXITS:
@@ -122,7 +129,7 @@ class ControlFlow(ABC):
         carried = tuple(frame.get(value) for value in operation.operands)
         test, body = operation.regions
         for number in range(operation["limit"]):
-            yield from self.round(operation, number, carried)
+            yield from self.round(operation, number, _streams(operation, carried))
             frame.borrows = True
             _, (goes_on,) = yield from self._region(test, carried, frame)
             frame.borrows = False

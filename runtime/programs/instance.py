@@ -26,8 +26,9 @@ from .tasks import Branches
 WAITED = 1 << 10
 """Rounds of a loop after which its streams are waited for, to look how long they are."""
 
-MERGED = 64
-"""Tokens by which a text may come to have fewer, when its last word goes on."""
+CONTEXTS = 16
+"""Contexts that a loop's text may fill. Beyond one nothing can be generated behind it, which not
+every text is for."""
 
 
 class Instance(ControlFlow, Starts):
@@ -70,11 +71,12 @@ class Instance(ControlFlow, Starts):
 
     def _check_text(self, operation: Operation, rounds: int, handle: Handle) -> None:
         context = self._engine.executor.context_length
+        most = CONTEXTS * context
         length = sum(len(part) if isinstance(part, str) else 1 for part in handle.pending)
-        if handle.length + length <= context:
+        if handle.length + length <= most:
             return
         tokens = handle.length + len(self._machine.texts.ids_of(handle.pending))
-        if tokens > context + MERGED:
+        if tokens > most:
             raise TextTooLong(
                 row=self.row, rounds=rounds, tokens=tokens, excess=tokens - context,
                 context=context, span=operation.span,

@@ -82,11 +82,15 @@ class SharedWork:
         """Let those who drew another token than their leader's row of the batch, for which `tokens`
         [R] has it, go on by themselves."""
         for own, others in self.siblings.parted(draws, tokens):
-            self._batch.flush(own.row)
             leader, request = self._batch.requests[own.row], own.request
             self.siblings.follow(request, others)
-            self._give(request, leader)
-            finish = self._endings.take(request, own.token, own.logprob, own.margin)
+            try:
+                self._batch.flush(own.row)
+                self._give(request, leader)
+                finish = self._endings.take(request, own.token, own.logprob, own.margin)
+            except BaseException:  # an interrupt, too: it is no sibling any more
+                self.enqueue(request)
+                raise
             if finish is None:
                 self.enqueue(request)
             else:

@@ -39,7 +39,7 @@ class Siblings:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._of: dict[Request, list[Request]] = {}
+        self._of: dict[Request, dict[Request, None]] = {}
         self._leaders: dict[Request, Request] = {}
         self._open: dict[Hashable, Request] = {}
         """Leaders that have drawn nothing yet, by what they ask: others may still join them."""
@@ -65,7 +65,7 @@ class Siblings:
     def follow(self, leader: Request, others: Sequence[Request]) -> None:
         """Let others draw from a leader's logits from now on."""
         if others:
-            self._of.setdefault(leader, []).extend(others)
+            self._of.setdefault(leader, {}).update(dict.fromkeys(others))
             self._leaders.update(dict.fromkeys(others, leader))
 
     def draws(self, requests: Iterable[Request]) -> None:
@@ -80,10 +80,10 @@ class Siblings:
         self.draws([request])
         leader = self._leaders.pop(request, None)
         if leader is not None:
-            self._of[leader].remove(request)
+            del self._of[leader][request]
             if not self._of[leader]:
                 del self._of[leader]
-        others = self._of.pop(request, [])
+        others = list(self._of.pop(request, ()))
         for other in others:
             del self._leaders[other]
         return others

@@ -288,6 +288,12 @@ def test_what_is_no_figure_is_not_recorded(monkeypatch, capsys, no_figure):
     assert no_figure[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [["--http"], ["--target", "cuda"]])
+def test_compile_time_is_refused_where_it_is_not_measured(monkeypatch, capsys, given):
+    assert run_main(monkeypatch, "--only", "compile_time", *given) == 2
+    assert "--only compile_time is no race there" in capsys.readouterr().err
+
+
 def test_compile_time_and_memory_proof_are_measured():
     found = compile_time.compile_10k_rows(statements=6, rows=8)
     assert found["rows"] == 8 and found["compile_10k_rows_s"] > 0 and found["memory_proof_s"] > 0

@@ -13,7 +13,7 @@ import pytest
 from weft.codegen.triton.compile import CannotCompile, compile_offline
 from weft.codegen.triton.emit import emit
 from weft.codegen.triton.gluon.form import NoGluon
-from weft.codegen.triton.gluon.streamed_form import streamed_form
+from weft.codegen.triton.gluon.streamed_form import product_form
 from weft.ir.core import Operation
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_operation
@@ -38,7 +38,7 @@ def specialised(stages: int = 3) -> Schedule:
 
 def check_product(run: Callable[..., list[Any]], shape: SkinnyMatmul, rows: int) -> None:
     case = skinny(np.random.default_rng(5), rows, shape)
-    assert streamed_form(case.kernel) is not None
+    product_form(case.kernel)  # raises NoGluon for what is none
     check(case, run(case.kernel, case.arguments))
 
 
@@ -168,10 +168,17 @@ def test_a_ring_of_one_block_is_refused() -> None:
         emit(skinny_matmul(SHAPES["one group"]), specialised(1))
 
 
+def has_form(kernel: Operation) -> bool:
+    try:
+        return bool(product_form(kernel))
+    except NoGluon:
+        return False
+
+
 def test_chosen_for_what_is_streamed() -> None:
     def chosen(*shape: Any) -> Operation:
         kernel = skinny_matmul(streamed(*shape))
-        assert bool(gpu_schedule(kernel).specialised) == (streamed_form(kernel) is not None)
+        assert bool(gpu_schedule(kernel).specialised) == has_form(kernel)
         return kernel
 
     for rows in (64, 128):

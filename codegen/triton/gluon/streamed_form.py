@@ -62,14 +62,6 @@ class StreamedForm(Split):
         return dtype_of(self.left.result.type)
 
 
-def streamed_form(kernel: Operation) -> StreamedForm | None:
-    """Return how a product's kernel is split among warps; None: it is no such kernel."""
-    try:
-        return product_form(kernel)
-    except NoGluon:
-        return None
-
-
 def is_product(kernel: Operation) -> bool:
     """Whether a kernel's only loop adds up products by transposed blocks, as those of weights."""
     loops = [op for op in walk(kernel.regions[0].operations) if op.regions]
@@ -159,7 +151,8 @@ class _Reader:
         streamed = all(map(self._streamed, form.weights))
         self._need(streamed, "weights that are not whole rows, one after another")
         parts = {self._columns(load) for load in form.weights}
-        self._need(len(parts) == 1 and form.own % ATOM == 0, f"weights of {form.own} columns")
+        fits = len(parts) == 1 and form.own <= form.keys and form.own % ATOM == 0
+        self._need(fits, f"weights of {form.own} columns")
         own = all(map(self._stores_own, form.weights))
         self._need(own, "columns that are stored and whose weights are not read")
 

@@ -67,8 +67,24 @@ def test_a_text_beyond_the_context_ends_its_row_with_its_place(toy, text, writte
         executable.machine.code.clear()
     with pytest.raises(CapacityError, match=r"row 0: after (\d+) rounds of a loop") as error:
         executable.run(arg="x")
-    assert error.value.fields["rounds"] <= 1024
+    assert error.value.fields["rounds"] <= 16_384
     assert error.value.span.line == 1 + text[: text.index("while")].count("\n")
+    toy.assert_clean(executable)
+
+
+def test_a_text_that_nothing_is_generated_behind_may_pass_the_context(toy):
+    text = """
+program p(arg: str) -> str:
+    "{arg}"
+    gen word(max_tokens=4)
+    let n = 0
+    while n < 600 up to 100000:
+        "{n} and "
+        n = n + 1
+    return word
+"""
+    executable = toy.compile(text, context_length=300)
+    assert executable.run(arg="x").value == toy.oracle(text)(0, arg="x").value
     toy.assert_clean(executable)
 
 

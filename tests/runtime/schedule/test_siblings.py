@@ -14,6 +14,7 @@ from weft.runtime.execution.sampler import sample_rows, uniforms
 from weft.runtime.execution.sparse_decode import decode_rows
 from weft.runtime.programs.events import TextPiece, ValueBound
 from weft.runtime.schedule.request import Request, Sampling
+from weft.runtime.schedule.shared_work import SharedWork
 from weft.runtime.simulator import ToyExecutor, toy_logits
 from weft.runtime.tracing.trace import Trace
 from weft.tests.runtime.schedule.toy_engine import VOCABULARY, drain, engine
@@ -60,6 +61,27 @@ def rows_of(ids, keys, count, heat):
         new, _ = alone(ids, count, heat, key)
         found |= {tuple(new[:at]) for at in range(min(len(new) + 1, count))}
     return len(found)
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_an_interrupt_while_samples_part_loses_none(monkeypatch, at):
+    ids, keys, count = [1, 2, 3], range(30), 6
+    machine = engine(max_batch=64, max_tokens=128)
+    requests = [ask(machine, key, ids, count, 1.0, key) for key in keys]
+    left, give = [at], SharedWork._give
+
+    def pressed(*given):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        give(*given)
+
+    monkeypatch.setattr(SharedWork, "_give", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        drain(machine)
+    drain(machine)
+    for key, request in zip(keys, requests, strict=True):
+        assert request.generated().tolist() == alone(ids, count, 1.0, key)[0], key
 
 
 @pytest.mark.parametrize("heat", [0.02, 0.3, 1.5])
