@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,6 +39,9 @@ from weft.runtime.execution.weights import RandomTensors
 SHAPE = "random:llama-8b"
 FILE_BYTES = 2 << 30
 """Bytes of a file of weights, at most, but for a larger tensor."""
+
+WRITERS = 4
+"""Threads that write, a file each, and hold it in memory before."""
 
 ROUTERS = ("mlp.gate.weight", "block_sparse_moe.gate.weight")
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -117,12 +121,17 @@ def write(checkpoint: Checkpoint, folder: Path, device: str, most: int = FILE_BY
         raise OSError(f"{folder} has {free / 1e9:.1f} GB free, and the weights take "
                       f"{total / 1e9:.1f}: give another folder with --work")  # fmt: skip
     source, files = RandomTensors(device=device), list(_files(sizes, most))
-    index: dict[str, str] = {}
-    for number, names in enumerate(files, 1):
-        file = f"model-{number:05}-of-{len(files):05}.safetensors"
-        held = {name: source.read(name, sizes[name]).to("cpu", _dtype(name)) for name in names}
+
+    def save(number: int) -> dict[str, str]:
+        file, names = f"model-{number + 1:05}-of-{len(files):05}.safetensors", files[number]
+        held = {name: source.read(name, sizes[name]).to(_dtype(name)).cpu() for name in names}
         save_file(held, folder / file, {"format": "pt"})
-        index |= dict.fromkeys(names, file)
+        return dict.fromkeys(names, file)
+
+    index: dict[str, str] = {}
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for each in writers.map(save, range(len(files))):
+            index |= each
     for name in VOCABULARY:
         if (checkpoint.vocabulary_folder / name).exists():
             shutil.copy(checkpoint.vocabulary_folder / name, folder / name)

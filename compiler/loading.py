@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ..runtime.devices.graphs import Recorder
     from ..runtime.execution.sampler import SampleKernel
     from ..runtime.execution.step import ModelExecutor, StepInput
-    from ..runtime.execution.weights import Progress, TensorSource
+    from ..runtime.execution.weight_files import TensorSource
+    from ..runtime.execution.weights import Progress
     from ..runtime.gpu.device_executor import DeviceExecutor
 
 
@@ -52,7 +53,7 @@ class NoPage(CapacityError):
 
 def tensor_source(checkpoint: Checkpoint, options: Options, device: str = "cpu") -> TensorSource:
     """Return where the weights come from: the checkpoint's files, or a seed."""
-    from ..runtime.execution.weights import Checkpoint as Files
+    from ..runtime.execution.weight_files import Checkpoint as Files
     from ..runtime.execution.weights import RandomTensors
 
     if checkpoint.folder:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..cost_model.policy import Policy
     from ..passes.tile.sections import LoweredSections, Scheduled
     from ..runtime.devices.streams import OffloadDevice
-    from ..runtime.execution.weights import TensorSource
+    from ..runtime.execution.weight_files import TensorSource
     from ..runtime.offload.build import OffloadSettings
     from ..runtime.offload.executor import OffloadExecutor
     from ..runtime.offload.sections import Lowered

@@ -1,58 +1,22 @@
-"""Weights: safetensors files mapped into memory, checked, joined, and kept in a chosen format."""
+"""Weights: tensors of a checkpoint, checked, joined, and kept in a chosen format."""
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...ir.core import Module, Operation, thaw
 from ...ir.diagnostics import ModelError
 from ...ir.types import SCALED, dtype_of, shape_of, tensor
 from .dtypes import TORCH
-
-
-class MissingTensor(ModelError):
-    """A tensor that the graph needs and the checkpoint lacks."""
-
-    template = "{folder} has no tensor {tensor!r}"
-    hint = "it may be a checkpoint of another architecture, or one of its files is missing"
-
-
-class WrongShape(ModelError):
-    """A tensor of another shape than the configuration says."""
-
-    template = "{file}: {tensor} is {found}, but config.json makes it {wanted}"
-    hint = "config.json and the weights belong to different checkpoints"
-
-
-class NoFloats(ModelError):
-    """A tensor of integers: what a quantizer stores beside scales that are not read here."""
-
-    template = "{file}: {tensor} is of {found}, no floating-point format"
-    hint = "load the unquantized checkpoint; weft can quantize weights itself (--weights int8)"
-
-
-class BrokenWeights(ModelError):
-    """A weight file that is cut short or corrupt."""
-
-    template = "{file}: {problem}"
-    hint = "the file may be cut short; copy or download it again"
-
-
-class NoWeights(ModelError):
-    """A folder without weights, or without one of its shards."""
-
-    template = "{file} is missing"
-    hint = "weights are model.safetensors, or shards that model.safetensors.index.json names"
+from .read_ahead import read_ahead
+from .weight_files import Read, Shard, TensorSource, part_of
 
 
 class NotFinite(ModelError):
@@ -73,95 +37,6 @@ def not_finite(numbers: Tensor, place: str, tensor: str) -> NotFinite:
     """Return the error of a tensor, or a part of one, that has such numbers."""
     count = int((~numbers.float().isfinite()).sum())
     return NotFinite(place=place, tensor=tensor, count=count, total=numbers.numel())
-
-
-FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
-"""What safetensors calls the formats of weights that are read."""
-
-Shard = tuple[int, int, int]
-"""A part of a tensor: the axis that is split, which part, of how many equal ones."""
-
-
-class TensorSource(Protocol):
-    """Where tensors come from by name: a checkpoint, or a random generator."""
-
-    def read(self, name: str, shape: tuple[int, ...], shard: Shard | None = None) -> Tensor:
-        """Return a tensor of this shape, or a part of it, in the dtype that it is stored in."""
-        ...
-
-
-def part_of(tensor: Any, shape: tuple[int, ...], shard: Shard) -> Tensor:
-    """Return a part of what can be indexed: a tensor, or a slice of a file that is read by it."""
-    axis, index, count = shard
-    size = shape[axis] // count
-    return tensor[(slice(None),) * axis + (slice(index * size, (index + 1) * size),)]
-
-
-class Checkpoint:
-    """The safetensors files of a folder, mapped; every shard's header is checked on opening.
-
-    Tensors are read onto `device`: from the mapped file straight to a GPU's memory.
-    """
-
-    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
-        self.folder = Path(folder)
-        self._device = device
-        self._files: dict[str, Any] = {}
-        self._home: dict[str, str] = {}
-        for file in shard_files(self.folder):
-            self._open(file)
-
-    def _open(self, file: str) -> None:
-        path = self.folder / file
-        if not path.exists():
-            raise NoWeights(file=str(path))
-        try:
-            self._files[file] = safe_open(path, framework="pt", device=self._device)
-        except (SafetensorError, OSError) as error:
-            raise BrokenWeights(file=str(path), problem=str(error)) from None
-        self._home.update(dict.fromkeys(self._files[file].keys(), file))
-
-    def place(self, name: str) -> str:
-        """Return the file that a tensor is in."""
-        return str(self.folder / self._home[name])
-
-    def names(self) -> frozenset[str]:
-        """Return the names of all tensors."""
-        return frozenset(self._home)
-
-    def read(self, name: str, shape: tuple[int, ...], shard: Shard | None = None) -> Tensor:
-        """Return a tensor as a view of the mapped file; raises MissingTensor, WrongShape, NoFloats.
-
-        Of a part only its bytes are read.
-        """
-        if name not in self._home:
-            raise MissingTensor(folder=str(self.folder), tensor=name)
-        file = self._home[name]
-        stored = self._files[file].get_slice(name)
-        if tuple(stored.get_shape()) != shape:
-            raise WrongShape(file=str(self.folder / file), tensor=name,
-                             found=list(stored.get_shape()), wanted=list(shape))  # fmt: skip
-        if stored.get_dtype() not in FLOATS:
-            found = stored.get_dtype()
-            raise NoFloats(file=str(self.folder / file), tensor=name, found=found)
-        if shard is not None:
-            return part_of(stored, shape, shard)
-        return self._files[file].get_tensor(name)
-
-
-def shard_files(folder: Path) -> list[str]:
-    """Return the names of a folder's files of weights: those that its index lists, if it has one;
-    raises BrokenWeights."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return ["model.safetensors"]
-    try:
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if not all(isinstance(file, str) for file in files):
-            raise TypeError("a tensor's file has no name")
-        return sorted(files)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BrokenWeights(file=str(index), problem=f"no shard index: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -216,34 +91,54 @@ def load_weights(
     Operations that name the same tensors in the same format share one weight. Raises ModelError:
     NotFinite once all are read, so that no device is waited for before.
     """
-    source = _Bounded(source)
+    operations = {_identity(op): op for op in module.walk() if op.name == "graph.weight"}
+    copies = {key for key, op in operations.items() if _is_copy(op, operations)}
+    total = sum(_bytes(op) for key, op in operations.items() if key not in copies)
     loaded: dict[tuple[Any, ...], Weight] = {}
-    weights: dict[str, Weight] = {}
-    total = weight_bytes(module) if progress else 0
-    for operation in module.walk():
-        if operation.name == "graph.weight":
-            key = _identity(operation)
-            if key not in loaded:
-                usual = loaded.get(_identity(_usual(operation)))
-                loaded[key] = _load(operation, source, device, usual)
-                if progress is not None:
-                    progress(sum(weight.bytes for weight in loaded.values()), total)
-            weights[operation.result.name] = loaded[key]
-    source.check()
-    return weights
+    done = 0
+    with read_ahead(source, _all_reads(operations, copies)) as ahead:
+        bounded = _Bounded(ahead)
+        for key, operation in sorted(operations.items(), key=lambda pair: pair[0] in copies):
+            usual = loaded[_identity(_usual(operation))] if key in copies else None
+            loaded[key] = _load(operation, bounded, device, usual)
+            if progress is not None and key not in copies:
+                done += loaded[key].bytes
+                progress(done, total)
+    bounded.check()
+    return {op.result.name: loaded[_identity(op)] for op in module.walk()
+            if op.name == "graph.weight"}  # fmt: skip
+
+
+def _is_copy(operation: Operation, operations: Mapping[tuple[Any, ...], Operation]) -> bool:
+    """Return whether a weight is there as it is otherwise, too: then it is not read again."""
+    packed = operation.attribute("packed") is not None
+    return packed and _identity(_usual(operation)) in operations
+
+
+def _all_reads(
+    operations: Mapping[tuple[Any, ...], Operation], copies: Collection[tuple[Any, ...]]
+) -> Iterator[Read]:
+    """Yield what `_load` reads for all weights, in its order."""
+    for key, operation in operations.items():
+        if key not in copies:
+            for _, read in _reads(_whole(_usual(operation))):
+                yield read
 
 
 def weight_bytes(module: Module) -> int:
     """Return the bytes that a module's weights take, each counted once, scales included."""
-    sizes = {}
-    for operation in module.walk():
-        if operation.name == "graph.weight":
-            shape = [int(extent) for extent in shape_of(operation.result.type)]  # type: ignore[arg-type]
-            format = dtype_of(operation.result.type)
-            scales = 4 * math.prod(shape[:-1]) if format in SCALED else 0
-            key = _identity(operation)
-            sizes[key] = math.prod(shape) * TORCH[format].itemsize + scales
-    return sum(sizes.values())
+    weights = (op for op in module.walk() if op.name == "graph.weight")
+    return sum({_identity(op): _bytes(op) for op in weights}.values())
+
+
+def _bytes(operation: Operation) -> int:
+    shape, format = _shape(operation), dtype_of(operation.result.type)
+    scales = 4 * math.prod(shape[:-1]) if format in SCALED else 0
+    return math.prod(shape) * TORCH[format].itemsize + scales
+
+
+def _shape(operation: Operation) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]
 
 
 def _identity(operation: Operation) -> tuple[Any, ...]:
@@ -271,34 +166,41 @@ def _load(
         return Weight(data.unflatten(1, (-1, width)).transpose(0, 1).contiguous())
     if operation.attribute("slices") is not None:
         return _load_slices(operation, source, device)
-    shape = tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]
     format = dtype_of(operation.result.type)
-    tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
-    parted = _Parted(source, operation.attribute("shard"))
-    if format in SCALED:
-        data = torch.empty(shape, dtype=TORCH[format], device=device)
-        scale = torch.empty(shape[:-1], device=device)
-        for index, part in _parts(tensors, shape, rows, parted):
-            data[index], scale[index] = quantize_rows(part.float(), format)
-        return Weight(data, scale)
-    if isinstance(tensors, str):
-        return Weight(parted.read(tensors, shape).to(device, TORCH[format]).contiguous())
+    if format not in SCALED and isinstance(operation["tensors"], str):
+        ((_, read),) = _reads(operation)
+        return Weight(source.read(*read).to(device, TORCH[format]).contiguous())
+    shape = _shape(operation)
     data = torch.empty(shape, dtype=TORCH[format], device=device)
-    for index, part in _parts(tensors, shape, rows, parted):
-        data[index].copy_(part)
-    return Weight(data)
+    scale = torch.empty(shape[:-1], device=device) if format in SCALED else None
+    for index, read in _reads(operation):
+        part = source.read(*read)
+        if scale is None:
+            data[index].copy_(part)
+        else:
+            data[index], scale[index] = quantize_rows(part.float(), format)
+    return Weight(data, scale)
 
 
 def _load_slices(operation: Operation, source: TensorSource, device: str) -> Weight:
     """Load experts whole, then cut them; a scale is then of a row of a slice."""
     axis, count = operation["slices"]
-    format, (e, n, k) = dtype_of(operation.result.type), shape_of(operation.result.type)
-    sizes = (e // count, n * count, k) if axis == 0 else (e // count, n, k * count)  # type: ignore[operator]
+    format = dtype_of(operation.result.type)
+    data = cut_slices(_load(_whole(operation), source, device).data, axis, count)
+    return Weight(*quantize_rows(data, format)) if format in SCALED else Weight(data)
+
+
+def _whole(operation: Operation) -> Operation:
+    """Return a weight of slices as the experts that it is cut from, in f32 where rows are scaled
+    anew."""
+    if operation.attribute("slices") is None:
+        return operation
+    axis, count = operation["slices"]
+    format, (e, n, k) = dtype_of(operation.result.type), _shape(operation)
+    sizes = (e // count, n * count, k) if axis == 0 else (e // count, n, k * count)
     type = tensor("f32" if format in SCALED else format, *sizes)
     results = (replace(operation.result, type=type),)
-    whole = replace(operation.with_attributes(slices=None), results=results)
-    data = cut_slices(_load(whole, source, device).data, axis, count)
-    return Weight(*quantize_rows(data, format)) if format in SCALED else Weight(data)
+    return replace(operation.with_attributes(slices=None), results=results)
 
 
 def cut_slices(data: Tensor, axis: int, count: int) -> Tensor:
@@ -336,35 +238,33 @@ class _Bounded:
                 raise not_finite(self._source.read(name, shape, shard), place, name)
 
 
-@dataclass(frozen=True)
-class _Parted:
-    """A source of which parts of the tensors are wanted, all split alike; shapes are the parts'."""
-
-    source: TensorSource
-    shard: Shard | None
-
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if self.shard is None:
-            return self.source.read(name, shape)
-        axis, _, count = self.shard
-        whole = tuple(size * (count if at == axis else 1) for at, size in enumerate(shape))
-        return self.source.read(name, whole, self.shard)
+def _reads(operation: Operation) -> Iterator[tuple[Any, Read]]:
+    """Yield (index of a part of a weight, what is read for it)."""
+    tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
+    shard = operation.attribute("shard")
+    for index, name, shape in _parts(tensors, _shape(operation), rows):
+        if shard is None:
+            yield index, (name, shape, None)
+        else:
+            axis, _, count = shard
+            whole = (size * (count if at == axis else 1) for at, size in enumerate(shape))
+            yield index, (name, tuple(whole), shard)
 
 
 def _parts(
-    tensors: Any, shape: tuple[int, ...], rows: list[int] | None, source: _Parted
-) -> Iterator[tuple[Any, Tensor]]:
-    """Yield (index of the part, part) of a name, of a list of names, of a list of lists."""
+    tensors: Any, shape: tuple[int, ...], rows: list[int] | None
+) -> Iterator[tuple[Any, str, tuple[int, ...]]]:
+    """Yield (index of the part, name, shape) of a name, of a list of names, of a list of lists."""
     if isinstance(tensors, str):
-        yield ..., source.read(tensors, shape)
+        yield ..., tensors, shape
     elif isinstance(tensors[0], list):
         for expert, names in enumerate(tensors):
-            for index, part in _parts(names, shape[1:], rows, source):
-                yield (expert, index), part
+            for index, name, part in _parts(names, shape[1:], rows):
+                yield (expert, index), name, part
     else:
         first = 0
         for name, count in zip(tensors, rows or _equal(shape[0], len(tensors)), strict=True):
-            yield slice(first, first + count), source.read(name, (count, *shape[1:]))
+            yield slice(first, first + count), name, (count, *shape[1:])
             first += count
 
 

@@ -20,7 +20,8 @@ from ..devices.zeros import zeros
 from ..execution.compiled_executor import rope_tables, tvm_tensor
 from ..execution.dtypes import TORCH
 from ..execution.executor import PAGE_SIZE
-from ..execution.weights import TensorSource, Weight, load_weights
+from ..execution.weight_files import TensorSource
+from ..execution.weights import Weight, load_weights
 from .buffers import Buffer, Buffers, buffers_of
 from .key_homes import KeyHomes
 from .keys import DeviceKeys

@@ -20,7 +20,7 @@ from ..devices.zeros import zeros
 from ..execution.dtypes import TORCH
 from ..execution.executor import PAGE_SIZE, check_step, page_bytes
 from ..execution.step import StepInput
-from ..execution.weights import TensorSource
+from ..execution.weight_files import TensorSource
 from .build import Build, OffloadSettings
 from .cores import divided, sleep_soon
 from .key_homes import KeyHomes

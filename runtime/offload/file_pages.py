@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,23 +12,10 @@ from torch import Tensor
 
 from ...ir.core import Operation
 from ...ir.diagnostics import ModelError
-from ..execution.weights import (
-    BrokenWeights,
-    MissingTensor,
-    NoFloats,
-    NoWeights,
-    WrongShape,
-    bounds_of,
-    not_finite,
-    shard_files,
-)
+from ..execution.weight_files import Stored, WeightFiles
+from ..execution.weights import bounds_of, not_finite
 from .page_sources import Piece, fill, pieces, placed
 from .pages import ROLES
-
-_STORED = {
-    "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
 
 CHUNK, READERS = 16 << 20, 4
 """Bytes that a thread reads at a time, and how many threads read beside the one that asks."""
@@ -44,18 +28,6 @@ class PageLost(ModelError):
     hint = "bring the file back and run again: a batch with --out goes on where it was"
 
 
-@dataclass(frozen=True)
-class _Stored:
-    file: str
-    format: str
-    shape: tuple[int, ...]
-    begin: int
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return _STORED[self.format]
-
-
 class FilePages:
     """Pages read from the safetensors files of a checkpoint when they are wanted.
 
@@ -65,15 +37,11 @@ class FilePages:
     """
 
     def __init__(self, folder: Path, weights: Sequence[Sequence[Operation]]) -> None:
-        self._folder, self._weights = folder, weights
-        self._stored: dict[str, _Stored] = {}
-        self._files: dict[str, int] = {}
+        self._weights, self._files = weights, WeightFiles(folder)
         self._finite: set[tuple[str, int]] = set()
         self._kept: tuple[tuple[str, int], Tensor] | None = None
         self._readers = ThreadPoolExecutor(READERS, "weft-disk")
         self._end = weakref.finalize(self, _close, self._files, self._readers)
-        for name in shard_files(folder):
-            self._open(name)
 
     def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
         """Fill a page's parts; raises PageLost, with the file's name, where it is gone or cut, and
@@ -99,24 +67,6 @@ class FilePages:
         """Close the files; done too where nobody has the pages any more."""
         self._end()
 
-    def _open(self, name: str) -> None:
-        path = self._folder / name
-        if not path.exists():
-            raise NoWeights(file=str(path))
-        descriptor = self._files[name] = os.open(path, os.O_RDONLY)
-        try:
-            size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-            if size > os.fstat(descriptor).st_size:
-                raise ValueError(f"{size} bytes of it are not there")
-            header = json.loads(os.pread(descriptor, size, 8))
-            for tensor, entry in header.items():
-                if tensor != "__metadata__":
-                    begin = 8 + size + entry["data_offsets"][0]
-                    self._stored[tensor] = _Stored(name, entry["dtype"], tuple(entry["shape"]),
-                                                   begin)  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise BrokenWeights(file=str(path), problem=f"no safetensors header: {error}") from None
-
     def _rows(self, piece: Piece) -> Tensor:
         if piece.columns is None:
             return self._pread(piece)
@@ -125,17 +75,8 @@ class FilePages:
             self._kept = (key, self._pread(piece))
         return self._kept[1]
 
-    def _find(self, piece: Piece) -> _Stored:
-        name, stored = piece.name, self._stored.get(piece.name)
-        if stored is None:
-            raise MissingTensor(folder=str(self._folder), tensor=name)
-        file = str(self._folder / stored.file)
-        if stored.format not in _STORED:
-            raise NoFloats(file=file, tensor=name, found=stored.format)
-        if stored.shape != piece.shape:
-            raise WrongShape(file=file, tensor=name, found=list(stored.shape),
-                             wanted=list(piece.shape))  # fmt: skip
-        return stored
+    def _find(self, piece: Piece) -> Stored:
+        return self._files.find(piece.name, piece.shape)
 
     def _alike(self, piece: Piece, into: Tensor) -> bool:
         """Whether a piece is stored as it is wanted, all of its rows one after another."""
@@ -154,11 +95,11 @@ class FilePages:
         begin = stored.begin + piece.first * stored.shape[-1] * stored.dtype.itemsize
         data = rows.view(torch.uint8).view(-1).numpy().data
         starts = range(0, len(data), CHUNK)
-        jobs = [(stored.file, data[at : at + CHUNK], begin + at) for at in starts]
-        under_way = [self._readers.submit(self._read, *job) for job in jobs[1:]]
+        jobs = [(stored.file, begin + at, data[at : at + CHUNK]) for at in starts]
+        under_way = [self._readers.submit(self._files.read, *job) for job in jobs[1:]]
         try:
             for job in jobs[:1]:
-                self._read(*job)
+                self._files.read(*job)
         finally:
             wait(under_way)
         for each in under_way:
@@ -166,25 +107,13 @@ class FilePages:
         if (piece.name, piece.first) not in self._finite:
             if not bounds_of(rows).isfinite().all():
                 named = f"{piece.name} (rows {piece.first} to {piece.first + piece.count - 1})"
-                raise not_finite(rows, str(self._folder / stored.file), named)
+                raise not_finite(rows, str(self._files.folder / stored.file), named)
             self._finite.add((piece.name, piece.first))
 
-    def _read(self, file: str, data: memoryview, begin: int) -> None:
-        path, done = str(self._folder / file), 0
-        while done < len(data):
-            try:
-                count = os.preadv(self._files[file], [data[done:]], begin + done)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, path) from None
-            if count == 0:
-                raise OSError(0, f"it ends {len(data) - done} bytes too early", path)
-            done += count
 
-
-def _close(files: dict[str, int], readers: ThreadPoolExecutor) -> None:
+def _close(files: WeightFiles, readers: ThreadPoolExecutor) -> None:
     readers.shutdown()
-    while files:
-        os.close(files.popitem()[1])
+    files.close()
 
 
 def _places(found: Sequence[Piece], into: Tensor) -> Iterator[Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ...ir.core import Operation, thaw
 from ...ir.types import shape_of
-from ..execution.weights import TensorSource, quantize_rows
+from ..execution.weight_files import TensorSource
+from ..execution.weights import quantize_rows
 from .narrow import pack_rows
 from .pages import ROLES
 from .twelve_bits import RARE, pack

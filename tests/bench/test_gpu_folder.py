@@ -11,7 +11,8 @@ from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.models import presets
 from weft.frontend.models.config import parse_config
 from weft.frontend.models.registry import load_model, tensor_names
-from weft.runtime.execution.weights import Checkpoint, RandomTensors, load_weights
+from weft.runtime.execution.weight_files import Checkpoint
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 TINY_QWEN: Any = presets._dense(
     "Qwen3Moe", 4096, 64, 2, 4, 2, 16, 32, 8192, presets.Rope(1e6), False,

@@ -8,7 +8,8 @@ import transformers
 from weft.codegen.meaning.graph_reference import run_graph
 from weft.frontend.models.registry import load_model
 from weft.ir.verifier import verify
-from weft.runtime.execution.weights import Checkpoint, load_weights
+from weft.runtime.execution.weight_files import Checkpoint
+from weft.runtime.execution.weights import load_weights
 
 BASE = dict(
     vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2,

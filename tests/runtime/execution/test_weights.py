@@ -8,15 +8,17 @@ import torch
 from safetensors.torch import save_file
 from weft.frontend.models.registry import tensor_names
 from weft.ir.parser import parse_module
-from weft.runtime.execution.weights import (
+from weft.runtime.execution.weight_files import (
     BrokenWeights,
     Checkpoint,
     MissingTensor,
     NoFloats,
-    NotFinite,
     NoWeights,
-    RandomTensors,
     WrongShape,
+)
+from weft.runtime.execution.weights import (
+    NotFinite,
+    RandomTensors,
     load_weights,
     quantize_rows,
     weight_bytes,

@@ -15,10 +15,8 @@ from weft.frontend.checkpoint import ZOO, Checkpoint, open_checkpoint
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
-from weft.runtime.execution.step import StepInput
+from weft.tests.runtime.gpu.two_sequences import DECODED, PAGE, PROGRAM, PROMPT, logits, off
 
-PROGRAM = 'program asked() -> str:\n    "a"\n    gen x(max_tokens=1)\n    return x\n'
-PROMPT, DECODED, PAGE = 150, 10, 64
 FORMATS: dict[str, tuple[dict[str, str], dict[str, float]]] = {
     "bf16": ({"weights": "bf16"}, {"tiny-dense": 0.025, "tiny-moe": 0.03}),
     "fp8_weights_alone": (
@@ -38,22 +36,6 @@ round, is off by 0.061 and 0.049 (rows before products), 0.038 and 0.060 (keys a
 and 0.078 (both). The median, as a router whose choice is close turns with such errors, and that row
 is off by up to 0.3.
 """
-
-
-def ints(values: object) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int32)
-
-
-def step(rows: list[list[int]], first: int) -> StepInput:
-    """The tokens of two sequences from a position on; pages 1 to 3 and 4 to 6 are theirs."""
-    count, table = len(rows[0]), ints([[1, 2, 3], [4, 5, 6]])
-    at = torch.arange(first, first + count, dtype=torch.int32)
-    slots = torch.cat([pages[at // PAGE] * PAGE + at % PAGE for pages in table])
-    return StepInput(
-        ints([token for row in rows for token in row]), at.repeat(2), slots,
-        ints([0, count, 2 * count]), ints([first + count] * 2), table,
-        ints([count - 1, 2 * count - 1]),
-    )  # fmt: skip
 
 
 def rounded(checkpoint: Checkpoint, options: Options) -> Any:
@@ -83,22 +65,15 @@ def test_logits(model: str, formats: str, batch: int, tmp_path: Path) -> None:
     executor: Any = Compilation(PROGRAM, model, options=options).executor
     assert executor.page_size == PAGE
     executor._recorded.cost, before = 0.0, executor.recordings  # each kind is recorded at once
-    ends = [(0, PROMPT), *((at, at + 1) for at in range(PROMPT, PROMPT + DECODED))]
-    found = []
-    for low, high in ends:
-        found.append(executor.forward(step([row[low:high] for row in rows], low)).cpu().clone())
-        assert executor.recordings > before or (batch == 4 and not low)
+    found: list[torch.Tensor] = []
+    for of_step in logits(executor, rows):
+        assert executor.recordings > before or (batch == 4 and not found)
+        found.append(of_step)
     meaning = Subject(checkpoint if formats == "bf16" else rounded(checkpoint, options))
     for number, row in enumerate(rows):
-        errors = off(torch.stack([logits[number] for logits in found]),
+        errors = off(torch.stack([each[number] for each in found]),
                      meaning.whole(row)[PROMPT - 1 :])  # fmt: skip
         print(f"{model}, {formats}, sequence {number}: off by {errors.median():.4f}, "
               f"at most {errors.max():.4f}")  # fmt: skip
         assert errors.median() < tolerance[model]
         assert off(found[0][[1 - number]], meaning.whole(row)[[PROMPT - 1]]) > 0.5  # another's
-
-
-def off(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return each row's error, as a share of its logits."""
-    found, wanted = (x.float() - x.float().mean(-1, keepdim=True) for x in (found, wanted))
-    return (found - wanted).norm(dim=-1) / wanted.norm(dim=-1)

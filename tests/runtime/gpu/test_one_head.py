@@ -17,7 +17,8 @@ from weft.frontend.models.presets import PRESETS
 from weft.ir.model import ModelConfig, Rope
 from weft.options import Options
 from weft.runtime.execution.step import StepInput
-from weft.tests.runtime.gpu.test_gpu_logits import PAGE, PROGRAM, ints, off, rounded
+from weft.tests.runtime.gpu.test_gpu_logits import rounded
+from weft.tests.runtime.gpu.two_sequences import PAGE, PROGRAM, ints, off
 
 CONFIG = ModelConfig(
     vocab_size=4096, width=256, layers=2, heads=8, kv_heads=1, head_dim=128, ffn=512,

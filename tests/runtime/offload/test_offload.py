@@ -26,7 +26,8 @@ from weft.runtime.devices.device import NoGpu
 from weft.runtime.devices.memory import DeviceMemoryExceeded, Memory
 from weft.runtime.devices.streams import SimulatedDevice
 from weft.runtime.execution.executor import by_name, page_bytes
-from weft.runtime.execution.weights import Checkpoint, load_weights
+from weft.runtime.execution.weight_files import Checkpoint
+from weft.runtime.execution.weights import load_weights
 from weft.runtime.offload import executor as executor_module
 from weft.runtime.offload.file_pages import PageLost
 from weft.runtime.offload.narrow import pack_rows, unpack_rows

@@ -12,7 +12,8 @@ from weft.frontend.models.presets import PRESETS
 from weft.ir.core import Module
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
-from weft.runtime.execution.weights import BrokenWeights, NoFloats, NotFinite, NoWeights, WrongShape
+from weft.runtime.execution.weight_files import BrokenWeights, NoFloats, NoWeights, WrongShape
+from weft.runtime.execution.weights import NotFinite
 from weft.runtime.offload import file_pages
 from weft.runtime.offload.file_pages import FilePages, PageLost
 from weft.runtime.offload.pages import PageShape, pool_bytes, pool_in

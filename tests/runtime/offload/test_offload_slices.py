@@ -11,7 +11,8 @@ from weft.ir.core import Module
 from weft.options import BadOption
 from weft.passes.graph.moe_partition import PolicyMismatch
 from weft.runtime.execution.executor import by_name
-from weft.runtime.execution.weights import Checkpoint, load_weights
+from weft.runtime.execution.weight_files import Checkpoint
+from weft.runtime.execution.weights import load_weights
 from weft.runtime.offload.file_pages import FilePages
 from weft.runtime.offload.page_sources import TensorPages
 from weft.runtime.offload.routing import RoutingRecorder, RoutingReplay
