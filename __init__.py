@@ -7,7 +7,7 @@ from .codegen.threads import let_library_sleep
 
 if TYPE_CHECKING:
     from .compiler import compile
-    from .frontend.embedded import between, grammar, limit, matching, program, schema, tool
+    from .frontend.python.embedded import between, grammar, limit, matching, program, schema, tool
     from .ir.diagnostics import WeftError
     from .options import Options
     from .runtime.executable import Executable
@@ -19,13 +19,13 @@ let_library_sleep()  # before any module loads torch
 _HOMES = {
     "compile": "compiler",
     "Options": "options",
-    "program": "frontend.embedded",
-    "tool": "frontend.embedded",
-    "between": "frontend.embedded",
-    "limit": "frontend.embedded",
-    "matching": "frontend.embedded",
-    "schema": "frontend.embedded",
-    "grammar": "frontend.embedded",
+    "program": "frontend.python.embedded",
+    "tool": "frontend.python.embedded",
+    "between": "frontend.python.embedded",
+    "limit": "frontend.python.embedded",
+    "matching": "frontend.python.embedded",
+    "schema": "frontend.python.embedded",
+    "grammar": "frontend.python.embedded",
     "Executable": "runtime.executable",
     "WeftError": "ir.diagnostics",
 }

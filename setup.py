@@ -6,8 +6,10 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOMS = [
-    "ir", "ir.display", "frontend", "frontend.models", "cost_model", "cost_model.hrm", "passes",
-    "passes.program", "passes.program.endpoints", "passes.program.memory",
+    "ir", "ir.display", "frontend", "frontend.checkpoints", "frontend.lowering",
+    "frontend.models", "frontend.python", "frontend.semantics", "frontend.text",
+    "cost_model", "cost_model.hrm",
+    "passes", "passes.program", "passes.program.endpoints", "passes.program.memory",
     "passes.program.plans", "passes.program.prefixes", "passes.graph", "passes.tile",
     "passes.tile.attention", "passes.tile.lowering", "passes.tile.products", "passes.tile.rows",
     "passes.tile.selection", "passes.tile.sparse", "passes.validation", "codegen",
@@ -40,7 +42,7 @@ if __name__ == "__main__":
             "weft.ir": ["*.lark"],
             "weft.ir.display": ["*.css"],
             "weft.explore": ["page/*.html", "page/*.css", "page/*.js"],
-            "weft.frontend": ["*.lark"],
+            "weft.frontend.text": ["*.lark"],
             "weft.cost_model": ["hardware/*.json"],
         },
         cmdclass={"build_py": BuildRooms},

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from weft.bench.gpu.workloads import PLAIN, Words
 from weft.bench.gpu_programs import record
 from weft.compiler import Compilation
-from weft.frontend.checkpoint import Checkpoint, open_checkpoint
+from weft.frontend.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from weft.ir.core import Module, thaw
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.types import shape_of

@@ -34,7 +34,7 @@ from weft.bench.gpu_profile import steps_text
 from weft.bench.host_clock import HostClock, told_by
 from weft.bench.programs_gpu import CLIENTS, SHAPE, rows_of, word_ids
 from weft.compiler import Compilation
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.options import Options
 from weft.runtime.executable import Executable
 from weft.runtime.programs.tasks import TaskLoop

@@ -174,7 +174,7 @@ def _fill(data: torch.Tensor) -> None:
 
 def main() -> None:
     """Measure and print."""
-    from weft.frontend.checkpoint import open_checkpoint
+    from weft.frontend.checkpoints.checkpoint import open_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)

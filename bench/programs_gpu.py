@@ -27,7 +27,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.vocabulary import Tokenizer
 from weft.options import Options
 from weft.runtime.execution.weights import RandomTensors

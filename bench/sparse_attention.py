@@ -33,7 +33,7 @@ from weft.evaluation.harness import Evaluation, Measured, Plan
 from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.report import table
 from weft.evaluation.subject import Subject
-from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
 from weft.ir.loss_table import FILE_NAME, MeasuredLoss, save_losses, worst_length
 from weft.ir.sparse import parse_policy
 

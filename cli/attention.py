@@ -21,7 +21,7 @@ ABLE = 0.5
 
 if TYPE_CHECKING:
     from ..evaluation.harness import Measured, Plan
-    from ..frontend.checkpoint import Checkpoint
+    from ..frontend.checkpoints.checkpoint import Checkpoint
     from ..ir.sparse import SparsePolicy
 
 
@@ -43,7 +43,7 @@ def calibrate(options: CalibrateOptions) -> None:
     from time import perf_counter
 
     from ..evaluation.calibration import FEWEST, calibrate_attention
-    from ..frontend.checkpoint import open_checkpoint
+    from ..frontend.checkpoints.checkpoint import open_checkpoint
     from ..ir.attention_calibration import STATISTICS
     from ..ir.calibration_file import save_calibration
 
@@ -105,7 +105,7 @@ def evaluate(options: EvaluateOptions) -> None:
     from ..evaluation.kernels import KernelSubject
     from ..evaluation.report import figures, table
     from ..evaluation.subject import Subject
-    from ..frontend.checkpoint import open_checkpoint
+    from ..frontend.checkpoints.checkpoint import open_checkpoint
     from ..ir.sparse import parse_policies
 
     check_picture(options.plot)
@@ -204,7 +204,7 @@ def plan_of(options: EvaluateOptions) -> Plan:
     """Return what to measure; raises BadOption."""
     from ..evaluation.harness import PARTS, Plan
     from ..evaluation.perplexity import SHORTEST
-    from ..frontend.checkpoint import ZOO
+    from ..frontend.checkpoints.checkpoint import ZOO
 
     parts = tuple(part.strip() for part in options.only.split(",") if part.strip()) or PARTS
     for part in parts:

@@ -132,8 +132,8 @@ def opt(
 
 
 def _context(model: str | None):  # noqa: ANN202
-    from ..frontend.checkpoint import open_checkpoint
-    from ..frontend.constraints import constraint_of
+    from ..frontend.checkpoints.checkpoint import open_checkpoint
+    from ..frontend.semantics.constraints import constraint_of
     from ..passes.manager import Context
 
     if model is None:

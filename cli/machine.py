@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def models(name: str | None) -> None:
     """List the shipped models, or print one's card."""
-    from ..frontend.checkpoint import open_checkpoint, shipped_models
+    from ..frontend.checkpoints.checkpoint import open_checkpoint, shipped_models
 
     if name is not None:
         folder = open_checkpoint(name).folder

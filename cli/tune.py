@@ -176,7 +176,7 @@ def _keep(
 
 def config_of(model: str) -> ModelConfig:
     """Return the configuration of a shipped model, a folder, or `random:SHAPE`."""
-    from ..frontend.checkpoint import open_checkpoint
+    from ..frontend.checkpoints.checkpoint import open_checkpoint
 
     return open_checkpoint(model).config
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..frontend.checkpoint import ZOO, Checkpoint
+from ..frontend.checkpoints.checkpoint import ZOO, Checkpoint
 from ..ir.attention_calibration import AttentionCalibration, NotCalibrated
 from ..ir.calibration_file import load_calibration
 from ..ir.core import Module

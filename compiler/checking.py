@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..frontend import ast
-from ..frontend.checker import check_all
-from ..frontend.checkpoint import open_checkpoint
-from ..frontend.constraints import constraint_of, records_of
-from ..frontend.effects import nodes
-from ..frontend.embedded import ProgramFunction
+from ..frontend.checkpoints.checkpoint import open_checkpoint
 from ..frontend.faults import in_order
-from ..frontend.lower import lower
+from ..frontend.lowering.lower import lower
 from ..frontend.open import (
     NoPrograms,
     NoSuchProgram,
@@ -25,7 +21,11 @@ from ..frontend.open import (
     tools_beside,
     tools_of,
 )
-from ..frontend.recovery import parse_all
+from ..frontend.python.embedded import ProgramFunction
+from ..frontend.semantics.checker import check_all
+from ..frontend.semantics.constraints import constraint_of, records_of
+from ..frontend.semantics.effects import nodes
+from ..frontend.text.recovery import parse_all
 from ..ir.constraint_tables import ConstraintTables, stop_strings
 from ..ir.core import Module
 from ..ir.diagnostics import Warning, WeftError, WeftTypeError, reason

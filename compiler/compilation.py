@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..codegen.table_cache import TableCache
 from ..frontend import ast as syntax
-from ..frontend.checker import check
-from ..frontend.checkpoint import Checkpoint, open_checkpoint
-from ..frontend.constraints import constraint_of
+from ..frontend.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..frontend.ignored import ignored, tell
-from ..frontend.lower import lower
+from ..frontend.lowering.lower import lower
 from ..frontend.open import NoPrograms, NoSuchProgramName, OpenProgram, open_program
+from ..frontend.semantics.checker import check
+from ..frontend.semantics.constraints import constraint_of
 from ..ir.core import Module, Operation
 from ..ir.diagnostics import Warning
 from ..options import Launch, Options

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..frontend.checkpoint import Checkpoint
+from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..ir.diagnostics import CapacityError
 from ..ir.display.units import Size
 from ..ir.pipeline import LaunchedTask, Pipeline

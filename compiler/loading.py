@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
-from ..frontend.checkpoint import Checkpoint
+from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..ir.core import Module
 from ..ir.diagnostics import CapacityError
 from ..ir.display.units import least_size, sizes

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..frontend.checkpoint import Checkpoint
+from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..ir.core import Module
 from ..ir.diagnostics import PassError
 from ..ir.page_formats import ASKED

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..frontend.constraints import constraint_of, pattern_of
 from ..frontend.ignored import ignored_remotely, tell
+from ..frontend.semantics.constraints import constraint_of, pattern_of
 from ..ir.diagnostics import ModelError
 from ..ir.vocabulary import ChatFormat, Part
 from ..options import BadOption, Options, RemoteOptions
@@ -15,7 +15,7 @@ from ..passes.program.endpoints.calls import RemoteCalls
 from ..runtime.remote.address import Address, is_remote
 
 if TYPE_CHECKING:
-    from ..frontend.tokenizer import HubTokenizer
+    from ..frontend.checkpoints.tokenizer import HubTokenizer
     from ..runtime.remote.executable import RemoteExecutable
     from ..runtime.remote.prompt import TextFormat
     from .compilation import Compilation
@@ -92,7 +92,7 @@ def remote_executable(compilation: Compilation, address: Address) -> RemoteExecu
 
 def text_format(template: str) -> TextFormat:
     """Return how messages are written as text: by a checkpoint's chat template, or plainly."""
-    from ..frontend.checkpoint import open_checkpoint
+    from ..frontend.checkpoints.checkpoint import open_checkpoint
     from ..runtime.remote.prompt import PlainFormat
 
     if not template:

@@ -9,7 +9,7 @@ from ..codegen.meaning.graph_reference import Attend
 from ..codegen.meaning.sparse_reference import Reads, SparseAttention
 from ..compiler.attention import calibration_of
 from ..cost_model.sparse_bytes import AttentionShape, tail_bytes
-from ..frontend.checkpoint import Checkpoint
+from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..ir.attention_calibration import AttentionCalibration
 from ..ir.sparse import SparsePolicy
 from ..passes.tile.regimes import GPU_PAGE

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..codegen.measure.observe_attention import AttentionObserver
-from ..frontend.checkpoint import Checkpoint
+from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..ir.attention_calibration import AttentionCalibration, Provenance
 from .subject import BadText, Subject, read_text
 

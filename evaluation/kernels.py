@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..codegen.meaning.sparse_reference import Reads
-from ..frontend.checkpoint import Checkpoint
+from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..runtime.execution.step import StepInput
 from .attention import Judged
 from .subject import ContextTooLong

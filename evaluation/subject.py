@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..codegen.meaning.graph_reference import Attend, GraphRun, Kvset, State
-from ..frontend.checkpoint import Checkpoint
+from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError, reason
 from ..ir.model import ModelConfig

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..frontend.checkpoint import ZOO, Checkpoint
+from ..frontend.checkpoints.checkpoint import ZOO, Checkpoint
 from .attention import Judged
 from .subject import Tested
 

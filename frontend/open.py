@@ -14,8 +14,8 @@ from typing import Any
 from ..ir.diagnostics import WeftError, WeftNameError, WeftSyntaxError, WeftTypeError, reason
 from ..ir.source import Source
 from . import ast
-from .embedded import ProgramFunction
-from .parser import parse
+from .python.embedded import ProgramFunction
+from .text.parser import parse
 
 Tools = Mapping[str, Callable[..., Any]]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from . import ast
-from .type_files import FILE_TYPES
+from .text.type_files import FILE_TYPES
 
 _LEVELS = {
     "or": 1, "and": 2, "not": 3, "==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4, "in": 4,

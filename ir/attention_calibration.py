@@ -106,8 +106,8 @@ class HeadChannels:
 class Provenance:
     """Where a calibration comes from: identity of the model, text and tokens, statistic, date.
 
-    `model` is the identity of a checkpoint (`frontend.checkpoint.Checkpoint.identity`), empty in
-    the published layout, which does not know it; `text` is the SHA-256 of the text.
+    `model` is the identity of a checkpoint (`Checkpoint.identity` of frontend/checkpoints), empty
+    in the published layout, which does not know it; `text` is the SHA-256 of the text.
     """
 
     model: str = ""

@@ -17,7 +17,7 @@
 import torch
 from weft.compiler.attention import calibration_of
 from weft.evaluation.attention import judged
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.sparse import parse_policies
 
 torch.set_num_threads(1)

@@ -30,6 +30,12 @@ MAY_IMPORT["compiler"] = {"compiler", *MAY_IMPORT}
 FACES = ("cli", "evaluation", "explore", "tuning")
 """Rooms above the compiler, which may import all; their other manners are those of the rooms."""
 
+FRONTEND_ORDER = (
+    "models", "checkpoints", "ast", "faults", "text", "unparse", "semantics", "python", "lowering",
+    "open",
+)  # fmt: skip
+"""The rooms of frontend and the modules between them: each imports itself and those before it."""
+
 RUNTIME_ORDER = (
     "tracing", "devices", "memory", "execution", "attention", "constraints", "schedule", "gpu",
     "offload", "engine", "programs", "session", "rows", "executable", "remote",
@@ -170,9 +176,10 @@ def runtime_sees_codegen(tree: Sources) -> list[str]:
 
 
 def upward_in_rooms(tree: Sources) -> list[str]:
-    """A room of the runtime, or of passes/tile, imports one that stands above it."""
+    """A room of frontend, of the runtime or of passes/tile imports one that stands above it."""
     found = []
-    for above, order in (("runtime", RUNTIME_ORDER), ("passes.tile", TILE_ORDER)):
+    orders = {"frontend": FRONTEND_ORDER, "runtime": RUNTIME_ORDER, "passes.tile": TILE_ORDER}
+    for above, order in orders.items():
         place, start = {room: number for number, room in enumerate(order)}, f"weft.{above}."
         for each in every_import(tree):
             own = "weft." + each.path.removesuffix(".py").replace("/", ".")
@@ -261,6 +268,7 @@ RULES: list[tuple[Callable[[Sources], list[str]], list[Sources]]] = [
     ]),
     (runtime_sees_codegen, [{"runtime/a.py": DOC + "from ..codegen.build import build\n"}]),
     (upward_in_rooms, [
+        {"frontend/text/a.py": DOC + "from ..semantics.checker import check\n"},
         {"passes/tile/selection/a.py": DOC + "from ..lowering.lower import lower\n"},
         {"runtime/memory/a.py": DOC + "from ..schedule.batch import Batch\n"},
         {"runtime/engine.py": DOC + "def f():\n    from .programs import tasks\n"},
@@ -328,7 +336,7 @@ def run_python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "rooms", [["weft.ir.core", "weft.frontend.parser"], ["weft.cost_model.roofline"]]
+    "rooms", [["weft.ir.core", "weft.frontend.text.parser"], ["weft.cost_model.roofline"]]
 )
 def test_light_rooms_load_no_heavy_package(rooms: list[str]) -> None:
     code = (

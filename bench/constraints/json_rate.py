@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from weft.frontend.checkpoint import open_checkpoint
-from weft.frontend.constraints import constraint_of
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
+from weft.frontend.semantics.constraints import constraint_of
 from weft.ir.constraint_tables import ConstraintTables
 from weft.ir.token_table import TokenTable
 from weft.ir.types import Term

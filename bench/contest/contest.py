@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from weft.compiler import Compilation
-from weft.frontend.constraints import constraint_of
+from weft.frontend.semantics.constraints import constraint_of
 from weft.options import Options
 from weft.runtime.engine import Engine
 from weft.runtime.executable import Executable

@@ -13,7 +13,7 @@ class WeftDecode:
 
     def __init__(self, folder: Path, batch: int, context: int, threads: int, format: str) -> None:
         from weft.compiler.loading import compiled_executor, compiled_sampler
-        from weft.frontend.checkpoint import Checkpoint
+        from weft.frontend.checkpoints.checkpoint import Checkpoint
         from weft.options import Options
 
         checkpoint = Checkpoint(folder.name, folder)

@@ -84,7 +84,7 @@ class Bench:
         """Return a run as predictions are compared with it."""
         from weft.cost_model.hrm.shape import MoeShape, Workload
         from weft.cost_model.prediction_error import Setting as Compared
-        from weft.frontend.checkpoint import open_checkpoint
+        from weft.frontend.checkpoints.checkpoint import open_checkpoint
 
         setting = found.setting
         config = open_checkpoint(setting.model).config

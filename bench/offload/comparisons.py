@@ -32,7 +32,7 @@ def accelerate(bench: Bench) -> Figures:
     context = base.prompt + base.new // 2
     try:
         if bench.tiny:
-            from weft.frontend.checkpoint import open_checkpoint
+            from weft.frontend.checkpoints.checkpoint import open_checkpoint
 
             known = open_checkpoint(base.model)
             found = [*rates(known.folder, known.config, base.gpu_memory, context, (base.batch,))]

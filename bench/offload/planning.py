@@ -41,7 +41,7 @@ def _searched(bench: Bench, model: str) -> dict[str, Any]:
     from weft.cost_model.hrm.model import Site
     from weft.cost_model.hrm.search import policy_of, refined
     from weft.cost_model.hrm.shape import MoeShape, Workload
-    from weft.frontend.checkpoint import open_checkpoint
+    from weft.frontend.checkpoints.checkpoint import open_checkpoint
 
     shape = MoeShape.of(open_checkpoint(model).config)
     machine = HostedGpu.of(bench.prices)

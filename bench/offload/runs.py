@@ -16,7 +16,7 @@ from torch import Tensor
 from weft.compiler.offloading import Offloading
 from weft.cost_model.hrm.popularity import popularity
 from weft.cost_model.policy import Policy
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.model import ModelConfig
 from weft.ir.routing import RoutingTrace
 from weft.options import Options

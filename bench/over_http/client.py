@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 
 from weft.compiler import Compilation
-from weft.frontend.constraints import constraint_of
+from weft.frontend.semantics.constraints import constraint_of
 from weft.options import Options
 
 from ..contest.driver import Program

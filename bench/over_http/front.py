@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 import uvicorn
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.vocabulary import Tokenizer
 
 from ..contest.asked import KINDS, Asked, Told, decode, encode

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 
 from ..contest.asked import GENERATE, Asked, Told
 from .deployment import Deployment

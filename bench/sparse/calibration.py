@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Any
 
 from weft.evaluation.calibration import calibrate_attention
-from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
 from weft.ir.attention_calibration import AttentionCalibration
 
 TEXT = ZOO / "heldout.txt"

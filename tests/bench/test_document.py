@@ -11,7 +11,7 @@ from weft.bench.documents.prose import QUOTED, quote
 from weft.bench.documents.sparse import KINDS
 from weft.bench.sparse_attention import MODELS, POLICIES, loss_rows, recorded
 from weft.bench.sparse_attention import RESULTS as SPARSE
-from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
 from weft.ir.loss_table import FILE_NAME, load_losses
 
 

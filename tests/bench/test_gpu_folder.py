@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from weft.bench import gpu_folder
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models import presets
 from weft.frontend.models.config import parse_config
 from weft.frontend.models.registry import load_model, tensor_names

@@ -12,7 +12,7 @@ from weft.bench.moe_record import keeper, merge, record
 from weft.bench.offload.memory import saving
 from weft.bench.offload.runs import Setting, SkewedRouters, prompts_of, routing_of, run
 from weft.bench.offload.store import shared_store
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.runtime.execution.weights import RandomTensors
 
 pytestmark = pytest.mark.usefixtures("little_to_look_through")  # the bench looks before each run

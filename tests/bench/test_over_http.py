@@ -28,11 +28,11 @@ from weft.bench.over_http.deployment import Deployment
 from weft.bench.over_http.front import Front, listen_anywhere, run
 from weft.bench.over_http.jobs import BEGUN, Done
 from weft.bench.over_http.overhead import Parrot
-from weft.frontend.checker import check
-from weft.frontend.checkpoint import open_checkpoint
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse_text
 from weft.runtime.engine import Engine
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer
 

@@ -8,10 +8,10 @@ from weft.bench.contest.contest import forget_prefixes, longest_prefix_first
 from weft.bench.contest.driver import Program
 from weft.bench.contest.grammars import Grammars
 from weft.bench.contest.server import Server
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse_text
 from weft.runtime.engine import Engine
 from weft.runtime.reference import Reference
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits

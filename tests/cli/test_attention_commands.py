@@ -10,7 +10,7 @@ from weft.evaluation.attention import judged
 from weft.evaluation.harness import Measured
 from weft.evaluation.paired import Paired
 from weft.evaluation.perplexity import Perplexity
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.calibration_file import load_calibration
 from weft.ir.diagnostics import WeftError
 from weft.ir.sparse import parse_policy

@@ -11,7 +11,7 @@ from weft import __version__
 from weft.cli.app import app
 from weft.cli.errors import with_lines
 from weft.cli.rows import RowsFailed, read_rows
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
 from weft.passes.pipeline import LOWERING, PLAN_PASSES

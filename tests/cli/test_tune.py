@@ -20,7 +20,7 @@ from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
 from weft.cost_model.policy_text import dumps as policy_text
 from weft.cost_model.policy_text import loads
-from weft.frontend.checkpoint import UnknownModel
+from weft.frontend.checkpoints.checkpoint import UnknownModel
 from weft.ir.diagnostics import WeftError
 from weft.options import BadOption
 

@@ -23,9 +23,9 @@ import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cli.errors import as_typed, with_lines
-from weft.frontend.checker import check
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.parser import parse_text
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
 from weft.ir.verifier import verify

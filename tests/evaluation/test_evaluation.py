@@ -12,7 +12,7 @@ from weft.evaluation.harness import Evaluation, Plan
 from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.retrieval import KINDS, ROOM, judge, questions
 from weft.evaluation.subject import ContextTooLong, Subject
-from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
 from weft.ir.calibration_file import save_calibration
 from weft.ir.sparse import SparsePolicy
 

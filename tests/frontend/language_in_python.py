@@ -3,7 +3,7 @@
 # ruff: noqa: B006, F841
 from typing import Literal
 
-from weft.frontend.embedded import grammar, program, schema, tool
+from weft.frontend.python.embedded import grammar, program, schema, tool
 
 
 @tool(timeout=2)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from weft.frontend.embedded import between, limit, program, tool
+from weft.frontend.python.embedded import between, limit, program, tool
 
 
 @dataclass

@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from weft.frontend.chat_template import (
+from weft.frontend.checkpoints.chat_template import (
     ChatTemplateError,
     PlainChat,
     TemplateChat,
     load_chat_format,
     render_ids,
 )
-from weft.frontend.lower import lower
+from weft.frontend.checkpoints.tokenizer import HubTokenizer, load_tokenizer
+from weft.frontend.lowering.lower import lower
 from weft.frontend.models.config import UnreadableFile
-from weft.frontend.parser import parse_text
-from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
+from weft.frontend.text.parser import parse_text
 from weft.ir.diagnostics import PassError
 from weft.ir.vocabulary import Frame, encode_parts
 from weft.passes.manager import Context, run_passes

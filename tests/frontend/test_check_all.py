@@ -1,11 +1,11 @@
 """All errors of a file at once: of its syntax, and of names and types; each mistake told once."""
 
 import pytest
-from weft.frontend.check_errors import MissingArgument, MissingReturn
-from weft.frontend.checker import check, check_all
-from weft.frontend.mistake_examples import EXAMPLES
-from weft.frontend.parser import parse_text
-from weft.frontend.recovery import parse_all
+from weft.frontend.semantics.checker import check, check_all
+from weft.frontend.semantics.errors import MissingArgument, MissingReturn
+from weft.frontend.text.mistake_examples import EXAMPLES
+from weft.frontend.text.parser import parse_text
+from weft.frontend.text.recovery import parse_all
 from weft.ir.diagnostics import WeftError
 from weft.ir.source import Source
 from weft.tests.frontend import test_checker as mistakes

@@ -3,8 +3,8 @@
 import pickle
 
 import pytest
-from weft.frontend.checker import check
-from weft.frontend.parser import parse_text
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.parser import parse_text
 from weft.ir.diagnostics import WeftError
 
 HEAD = """\

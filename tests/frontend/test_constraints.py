@@ -6,7 +6,8 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.frontend.constraints import (
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.constraints import (
     constraint_of,
     format_value,
     integer_pattern,
@@ -15,8 +16,7 @@ from weft.frontend.constraints import (
     records_of,
     schema_of,
 )
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Term
 from weft.ir.types import BOOL, FLOAT, INT, STR, choice, int_range, list_of, record, regex
 

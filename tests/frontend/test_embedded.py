@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from weft.frontend.checker import check
-from weft.frontend.embedded import between, limit, matching, program, tool
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse, parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.python.embedded import between, limit, matching, program, tool
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.parser import parse, parse_text
 from weft.frontend.unparse import unparse
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
@@ -283,7 +283,7 @@ def test_a_notebook_cell_is_a_source():
 
     cell = (
         "from dataclasses import dataclass\n"
-        "from weft.frontend.embedded import program\n"
+        "from weft.frontend.python.embedded import program\n"
         "@dataclass\nclass Cell:\n    size: int\n"
         "@program\ndef p(s):\n    s.user('How large?')\n    cell = s.assistant.gen(Cell)\n"
     )

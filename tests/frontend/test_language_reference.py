@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from weft.frontend.checker import KEYWORDS, check
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
-from weft.frontend.signatures import BUILTINS, METHODS
-from weft.frontend.type_names import OPTIONS
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import KEYWORDS, check
+from weft.frontend.semantics.signatures import BUILTINS, METHODS
+from weft.frontend.semantics.type_names import OPTIONS
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.verifier import verify

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from weft.frontend.checker import check
-from weft.frontend.lower import lower
+from weft.frontend.lowering.lower import lower
 from weft.frontend.open import open_program
-from weft.frontend.parser import parse, parse_text
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.parser import parse, parse_text
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.source import Source

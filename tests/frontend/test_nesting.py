@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 from weft.compiler import Compilation
-from weft.frontend.nesting import MOST_NESTED, check_nesting
-from weft.frontend.parser import parse_text
-from weft.frontend.syntax_errors import TooDeep
+from weft.frontend.semantics.nesting import MOST_NESTED, check_nesting
+from weft.frontend.text.parser import parse_text
+from weft.frontend.text.syntax_errors import TooDeep
 
 
 def blocks(head: str, count: int) -> str:

@@ -2,8 +2,13 @@
 
 import pytest
 import weft
-from weft.frontend.checkpoint import NoCheckpoint, UnknownModel, open_checkpoint, shipped_models
-from weft.frontend.lower import lower
+from weft.frontend.checkpoints.checkpoint import (
+    NoCheckpoint,
+    UnknownModel,
+    open_checkpoint,
+    shipped_models,
+)
+from weft.frontend.lowering.lower import lower
 from weft.frontend.open import (
     BrokenPythonFile,
     NoProgram,

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.frontend import ast
 from weft.frontend.ast_dump import dump
-from weft.frontend.checker import KEYWORDS
-from weft.frontend.parser import parse, parse_text
+from weft.frontend.semantics.checker import KEYWORDS
+from weft.frontend.text.parser import parse, parse_text
 from weft.frontend.unparse import unparse, unparse_expression
 from weft.ir.source import Source
 from weft.tests.each_time import examples

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from weft.frontend.checker import check
-from weft.frontend.embedded import between, limit, matching, program, schema, tool
 from weft.frontend.open import programs_in
-from weft.frontend.syntax_errors import TooDeep
+from weft.frontend.python.embedded import between, limit, matching, program, schema, tool
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.syntax_errors import TooDeep
 from weft.ir.diagnostics import WeftError
 
 THINGS = [1, {2}]

@@ -13,9 +13,9 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.frontend import shared_texts
-from weft.frontend.shared_texts import PIECE, pieces_of
-from weft.frontend.tokenizer import HubTokenizer
+from weft.frontend.checkpoints import shared_texts
+from weft.frontend.checkpoints.shared_texts import PIECE, pieces_of
+from weft.frontend.checkpoints.tokenizer import HubTokenizer
 
 ZOO = Path(__file__).resolve().parents[2] / "zoo"
 LLAMA = (

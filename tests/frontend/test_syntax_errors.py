@@ -3,9 +3,9 @@
 import pickle
 
 import pytest
-from weft.frontend.mistake_examples import EXAMPLES
-from weft.frontend.parser import parse_text
-from weft.frontend.syntax_errors import NumberTooLong, TooDeep
+from weft.frontend.text.mistake_examples import EXAMPLES
+from weft.frontend.text.parser import parse_text
+from weft.frontend.text.syntax_errors import NumberTooLong, TooDeep
 from weft.ir.diagnostics import WeftSyntaxError
 
 MISTAKES = {

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from weft.frontend.checkpoints.tokenizer import HubTokenizer, UnsupportedTokenizer, load_tokenizer
 from weft.frontend.models.config import MissingFile, UnreadableFile
-from weft.frontend.tokenizer import HubTokenizer, UnsupportedTokenizer, load_tokenizer
 from weft.ir.diagnostics import ModelError
 
 ZOO = Path(__file__).parents[2] / "zoo" / "tiny-dense"

@@ -1,10 +1,10 @@
 """Types that name files: JSON Schema and grammars, read relative to the program."""
 
 import pytest
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse
 from weft.ir.diagnostics import WeftError
 from weft.ir.source import Source
 

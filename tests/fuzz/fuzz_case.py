@@ -12,10 +12,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module
 from weft.ir.diagnostics import CapacityError, WeftError
 from weft.ir.parser import parse_module

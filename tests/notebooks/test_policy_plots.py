@@ -20,7 +20,7 @@ from weft.cost_model.hrm.search import policy_of, search
 from weft.cost_model.hrm.shape import MoeShape, Workload
 from weft.cost_model.hrm.timed import run
 from weft.cost_model.pipelines import pipeline_shape
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
 from weft.ir.pipeline_schedules import build_pipeline
 from weft.ir.sparse import parse_policy

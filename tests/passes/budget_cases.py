@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from weft.frontend.checker import check
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.parser import parse_text
 from weft.ir.budget import UNBOUNDED
 from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 from weft.cost_model.prices import Prices
-from weft.frontend.checker import check
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module, walk
 from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.frontend.constraints import constraint_of
+from weft.frontend.semantics.constraints import constraint_of
 from weft.ir.budget import UNBOUNDED, Budgets, Limits, Peak, Use, value_of
 from weft.ir.core import Module
 from weft.ir.parser import parse_module

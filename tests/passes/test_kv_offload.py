@@ -10,7 +10,7 @@ import pytest
 from weft.codegen.meaning.evaluate import Evaluator
 from weft.cost_model.keys_ahead import BOOKS, GUESS
 from weft.cost_model.sparse_attention import select_launches
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module, Operation

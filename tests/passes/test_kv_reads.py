@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module, freeze, thaw
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES

@@ -17,7 +17,7 @@ from weft.cost_model.hrm.search import policy_of, refined
 from weft.cost_model.hrm.shape import MoeShape, Workload
 from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.diagnostics import CapacityError
 from weft.options import BadOption, Options
 from weft.passes.graph.moe_choice import as_it_fits, usual

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.frontend.checker import check
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.parser import parse_text
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PROGRAM_PASSES
 from weft.passes.program.prefixes.boundaries import Boundaries, common

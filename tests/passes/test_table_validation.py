@@ -7,10 +7,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse_text
 from weft.ir.automaton import START
 from weft.ir.token_table import TokenTable, token_table
 from weft.ir.token_trie import TokenTrie

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Operation, Symbol, Table, freeze, thaw
 from weft.passes.manager import run_passes
 from weft.passes.pipeline import PROGRAM_PASSES

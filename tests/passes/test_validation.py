@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from weft.frontend.checker import check
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module, Operation, Symbol, Table, make
 from weft.ir.parser import parse_module
 from weft.ir.types import INT

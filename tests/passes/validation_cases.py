@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module, Operation
 from weft.ir.verifier import InvalidIR, verify
 from weft.passes.manager import Context, run_passes

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from weft.frontend.constraints import constraint_of, records_of
+from weft.frontend.semantics.constraints import constraint_of, records_of
 from weft.ir.constraint_tables import ConstraintTables
 from weft.ir.types import record
 from weft.runtime import engine as engine_module

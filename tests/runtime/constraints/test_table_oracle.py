@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 from weft.bench.constraints.random_schemas import random_schema
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.automaton import NotRegular
 from weft.ir.token_table import TokenTable, token_table
 from weft.ir.token_trie import TokenTrie

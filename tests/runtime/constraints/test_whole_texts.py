@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from weft.frontend.lower import lower
+from weft.frontend.lowering.lower import lower
 from weft.frontend.open import open_program
 from weft.ir.values import UnreadableValue
 from weft.runtime.constraints.matcher import BadConstraint

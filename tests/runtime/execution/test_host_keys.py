@@ -22,7 +22,7 @@ from weft.cli.app import app
 from weft.compiler import Compilation
 from weft.compiler.keys_ahead import fetches_ahead, link_window
 from weft.cost_model.keys_ahead import Ahead
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models.presets import preset
 from weft.ir.diagnostics import CapacityError
 from weft.ir.model import ModelConfig

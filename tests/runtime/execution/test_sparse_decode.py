@@ -15,8 +15,8 @@ from weft.compiler.attention import TwoPolicies, asked_attention, priced_by
 from weft.compiler.loading import page_count
 from weft.cost_model.hardware import NoSuchFigure
 from weft.cost_model.hardware_file import load, save
-from weft.frontend.check_errors import WrongOption
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
+from weft.frontend.semantics.errors import WrongOption
 from weft.ir.attention_calibration import NotCalibrated, OtherModel
 from weft.ir.calibration_file import FILE_NAME as CALIBRATION
 from weft.ir.loss_table import LosesMore, MeasuredLoss, NoLossTable, save_losses

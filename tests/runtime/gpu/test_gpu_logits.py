@@ -11,7 +11,7 @@ import torch
 from weft.compiler import Compilation
 from weft.compiler.formats import weight_dtype
 from weft.evaluation.subject import Subject
-from weft.frontend.checkpoint import ZOO, Checkpoint, open_checkpoint
+from weft.frontend.checkpoints.checkpoint import ZOO, Checkpoint, open_checkpoint
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context

@@ -12,7 +12,7 @@ import torch
 from weft.codegen.build_cuda import can_specialise
 from weft.compiler import Compilation
 from weft.evaluation.subject import Subject
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
 from weft.ir.model import ModelConfig, Rope
 from weft.options import Options

@@ -9,7 +9,7 @@ from pathlib import Path
 from weft.compiler.offloading import Offloading
 from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.options import Options
 from weft.tests.runtime.execution.steps_by_hand import step as any_step
 

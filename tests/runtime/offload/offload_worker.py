@@ -15,7 +15,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 from weft.codegen.build_cuda import load_kernels
 from weft.compiler.loading import reference_executor
 from weft.compiler.offloading import Offloading
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.options import Options
 from weft.passes.tile.sections import lower_sections
 from weft.runtime.devices.memory import Memory

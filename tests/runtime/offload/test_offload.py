@@ -13,7 +13,7 @@ import weft
 from weft.codegen.meaning.graph_reference import GraphRun
 from weft.compiler import Compilation
 from weft.compiler.loading import reference_executor
-from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
 from weft.ir.core import Module, walk
 from weft.ir.diagnostics import CapacityError

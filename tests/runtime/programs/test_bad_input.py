@@ -6,9 +6,9 @@ import json
 import threading
 
 import pytest
-from weft.frontend.check_errors import WrongOption
-from weft.frontend.lower import lower
+from weft.frontend.lowering.lower import lower
 from weft.frontend.open import NotTools, open_program
+from weft.frontend.semantics.errors import WrongOption
 from weft.ir.core import Term
 from weft.ir.diagnostics import CapacityError, RunError
 from weft.ir.evaluate import ValueFailed

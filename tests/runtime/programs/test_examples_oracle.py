@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from weft.compiler import Compilation
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
+from weft.frontend.lowering.lower import lower
 from weft.frontend.open import open_program
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
 from weft.ir.diagnostics import RunError
 from weft.options import Options
 from weft.runtime.execution.step import StepInput

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.compiler import Compilation
-from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
+from weft.frontend.checkpoints.tokenizer import HubTokenizer, load_tokenizer
 from weft.runtime.executable import Executable
 from weft.runtime.programs.tasks import TaskLoop
 from weft.runtime.programs.texts import PORTION, Texts, Unencoded

@@ -10,7 +10,7 @@ from email.utils import format_datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.frontend.constraints import integer_pattern
+from weft.frontend.semantics.constraints import integer_pattern
 from weft.runtime.remote.address import Address
 from weft.runtime.remote.consecutive import Step, split, within_budget
 from weft.runtime.remote.errors import BadRemoteModel

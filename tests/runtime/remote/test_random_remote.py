@@ -17,11 +17,11 @@ import torch
 import weft
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from weft.frontend.chat_template import PlainChat
-from weft.frontend.checker import check
-from weft.frontend.constraints import constraint_of
-from weft.frontend.lower import lower
-from weft.frontend.parser import parse_text
+from weft.frontend.checkpoints.chat_template import PlainChat
+from weft.frontend.lowering.lower import lower
+from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.constraints import constraint_of
+from weft.frontend.text.parser import parse_text
 from weft.ir.diagnostics import WeftError
 from weft.runtime.reference import Reference
 from weft.runtime.simulator import ToyTokenizer

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import weft
-from weft.frontend.checkpoint import ZOO
+from weft.frontend.checkpoints.checkpoint import ZOO
 from weft.runtime.programs.events import TextPiece
 from weft.runtime.remote.errors import Lacks
 

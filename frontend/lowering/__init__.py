@@ -1,0 +1,1 @@
+"""From a checked AST to the program dialect."""

@@ -1,0 +1,1 @@
+"""From Python functions to the AST: the surface of `@program` and `@tool`."""
