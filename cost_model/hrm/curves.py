@@ -37,15 +37,16 @@ class Layer:
 
 
 def feed_forward(shape: MoeShape, batch: int, micro_batch: int) -> Layer:
-    """Return a layer of experts: weights come once a batch, and are read by each micro-batch."""
-    element = shape.expert_bytes / (3.0 * shape.width * shape.ffn)
-    per_token = 2.0 * shape.top_k / (shape.experts * element)
-    return Layer(f"experts, N = {batch}", per_token * micro_batch, per_token * batch)
+    """Return a layer of experts: weights come once a batch, in the format of pages, and are read by
+    each micro-batch, as they were widened where they arrived."""
+    flops = 6.0 * shape.width * shape.ffn * shape.top_k / shape.experts
+    near, far = micro_batch * flops / shape.gpu_page_bytes(1), batch * flops / shape.page_bytes(1)
+    return Layer(f"experts, N = {batch}", near, far)
 
 
 def decode_attention(shape: MoeShape) -> Layer:
     """Return decode attention: each key and value once, from wherever it lies."""
-    intensity = 2.0 * shape.heads / (shape.kv_heads * shape.element)
+    intensity = 4.0 * shape.heads * shape.head_dim / shape.kv_token_bytes
     return Layer("attention", intensity, intensity)
 
 

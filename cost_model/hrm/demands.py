@@ -71,7 +71,8 @@ _NAMES = tuple(field.name for field in fields(Demand))
 class Scene:
     """What the demand of a task depends on: its tokens, their keys, and where attention is.
 
-    `beside` rows of prompts of `prompt` tokens are read for each token that is decoded.
+    `beside` rows of prompts of `prompt` tokens are read for each token that is decoded, and see
+    `prompt_context` keys of their prompt each.
     `shares` gives, for each expert, its share of the routed pairs (uniform when empty).
     """
 
@@ -84,6 +85,7 @@ class Scene:
     shares: tuple[float, ...] = ()
     beside: float = 0.0
     prompt: float = 1.0
+    prompt_context: float = 0.5
 
     @property
     def rows(self) -> float:
@@ -168,10 +170,9 @@ def _new_kv_bytes(scene: Scene) -> float:
 
 
 def _attend(scene: Scene, _: tuple[int, ...]) -> Demand:
-    """(4 C + 5) H FLOPs a key: Q K, softmax and P V; keys and values once. A token of a prompt sees
-    half of it on the mean."""
+    """(4 C + 5) H FLOPs a key: Q K, softmax and P V; keys and values once."""
     shape = scene.shape
-    pairs = scene.tokens * (scene.context + scene.beside * scene.prompt / 2) * shape.heads
+    pairs = scene.tokens * (scene.context + scene.beside * scene.prompt_context) * shape.heads
     rows = 2.0 * scene.rows * shape.heads * shape.head_dim * shape.element
     keys = _kv_bytes(scene) + _new_kv_bytes(scene)
     flops, moved = (4.0 * shape.head_dim + 5.0) * pairs, keys + rows

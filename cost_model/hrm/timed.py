@@ -47,7 +47,8 @@ def task_costs(
     """Return the cost of each task: seconds alone, and what it takes of what is shared."""
     sizes = policy.micro_batch_sizes()
     base = Scene(shape, policy.pages_per_expert, 0, workload.mean_context, policy.attention,
-                 policy.kv_gpu, (), workload.beside, workload.prompt)  # fmt: skip
+                 policy.kv_gpu, (), workload.beside, workload.prompt,
+                 workload.prompt_context)  # fmt: skip
     made: dict[tuple[str, int, tuple[int, ...], tuple[float, ...]], Cost] = {}
     found = {}
     for task in tasks:

@@ -145,6 +145,7 @@ class Pricing:
         return Scene(
             self.shape, batch.pages_per_expert, tokens, self.workload.mean_context,
             batch.attention, batch.kv_gpu, shares, self.workload.beside, self.workload.prompt,
+            self.workload.prompt_context,
         )  # fmt: skip
 
 

@@ -34,6 +34,10 @@ class Address:
             problem = "a name or password stands in the address"
             hint = "keys are read from OPENAI_API_KEY"
             raise BadRemoteModel(model="openai:...", problem=problem, hint=hint)
+        if "?" in base:
+            problem = "a query stands in the address, behind which no path can"
+            hint = "leave out what stands from the ? on"
+            raise BadRemoteModel(model="openai:...", problem=problem, hint=hint)
         return Address(base.rstrip("/"), name)
 
     def url(self, path: str) -> str:

@@ -207,6 +207,9 @@ class EndpointCalls:
         if scores is None:
             lack = "the endpoint does not echo the log-probabilities of a prompt"
             hint = "use a server that does (vLLM, llama.cpp's Python server)"
+            if not endpoint.lacks_echo and not self._asked.chat:
+                lack = "the endpoint gives no log-probability of one of its tokens"
+                hint = "a prompt's first token has none at some servers: put a text before it"
             raise Lacks(what="score", span=operation.span, lack=lack, hint=hint)
         return (sum(scores),)
 

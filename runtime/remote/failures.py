@@ -14,6 +14,9 @@ from .errors import ContextOverflow, MissingRoute, Refused, Unauthorized
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses of failures that may be gone when the call is made again."""
 
+TOO_MANY = 429
+"""Of these calls, or of their tokens in a minute: no prompt is too long for the model."""
+
 LONGEST_WAIT = 120.0
 """Seconds: a server that asks for a longer wait is not waited for as long."""
 
@@ -39,7 +42,7 @@ def refusal(
 ) -> Exception:  # fmt: skip
     """Return the error that a status and its text stand for."""
     problem, code = message_of(text)
-    if _TOO_LONG.search(f"{problem} {code}"):
+    if status != TOO_MANY and _TOO_LONG.search(f"{problem} {code}"):
         return ContextOverflow(what=what, problem=problem)
     if status in {401, 403}:
         return Unauthorized(url=url, status=status, problem=problem)

@@ -61,7 +61,7 @@ class Stream:
         """Append a text to the open message, or outside of messages; `said` by the model."""
         last = self.tail or Part(None)
         before = self.parts[:-1] if self.tail else self.parts
-        if not text and not said:
+        if not text and not (said and self.tail):
             return self
         whole = last.text + text
         after = replace(last, text=whole, said=len(whole) if said else last.said)

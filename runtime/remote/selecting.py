@@ -77,8 +77,9 @@ def scored(
         if endpoint.dialect.tokenize:
             return one_by_one(prompt, text, endpoint, choice.what, over)
         found = echoed(prompt, text, endpoint, choice.what, over)
-    endpoint.lacks_echo = found is None
-    return found
+    if found is None:
+        endpoint.lacks_echo = True
+    return found or None
 
 
 def by_first_token(

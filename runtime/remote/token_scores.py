@@ -14,7 +14,8 @@ _SURE = 100.0
 
 
 def echoed(prompt: str, text: str, endpoint: Endpoint, what: str, over: Over) -> list[float] | None:
-    """Return the log-probabilities of the tokens of `text` after `prompt`; None: no echo.
+    """Return the log-probabilities of the tokens of `text` after `prompt`; None: the endpoint
+    echoes none; none of them: not those of this text.
 
     A token that the end of the prompt and the text share counts as the text's: its probability is
     that of both. One that the prompt has alone does not.
@@ -33,13 +34,11 @@ def echoed(prompt: str, text: str, endpoint: Endpoint, what: str, over: Over) ->
     return _of_stretch(given, said, len(prompt), len(prompt) + len(text))
 
 
-def _of_stretch(
-    given: dict[str, Any], said: str, start: int, end: int
-) -> list[float] | None:  # fmt: skip
+def _of_stretch(given: dict[str, Any], said: str, start: int, end: int) -> list[float]:
     """Return the log-probabilities of the tokens that reach into a stretch of a text.
 
     Tokens are laid along the text from its end, as special ones at its beginning read as nothing;
-    None where they are not the text's.
+    none where they are not the text's, or one has none, as the first of a text has.
     """
     tokens, values = given.get("tokens") or [], given.get("token_logprobs") or []
     found: list[float] = []
@@ -49,12 +48,12 @@ def _of_stretch(
         if after <= start:
             break
         if said[max(at, 0) : after] != token:
-            return None
+            return []
         if at < end:
             if value is None:
-                return None
+                return []
             found.append(logprob_of(value))
-    return found[::-1] or None
+    return found[::-1]
 
 
 def one_by_one(

@@ -131,3 +131,16 @@ def test_compiles_for_hopper(name: str) -> None:
 
     for kernel in SHAPES[name].kernels.values():
         assert len(compile_offline(kernel)["cubin"]) > 1000
+
+
+@pytest.mark.parametrize("amount", [{"threshold": 1e-5}, {"top_p": 1e-5}])
+def test_a_small_amount_makes_a_name_that_can_be_compiled(amount: dict[str, float]) -> None:
+    from weft.passes.tile.selection.bin_selection import BinSelection, select_bins
+    from weft.passes.tile.selection.selection import Selection, select_keys
+
+    for kernel in (
+        select_keys(Selection(2, 16, **amount)),
+        select_bins(BinSelection(2, 16, **amount)),
+    ):
+        name = kernel["name"].name
+        assert name.isidentifier() and name != name.replace("m05", "")

@@ -16,6 +16,7 @@ from .bin_boundary import BinSelection, Boundary, Ending
 from .packed_counts import KINDS
 from .row_parts import SHARES, extent
 from .score_place import Place
+from .selection import amount_name
 from .step_words import WIDTH, AtLeast, bits, count_bits, lowest_place
 
 RUN = 32
@@ -40,11 +41,9 @@ def select_bins(shape: BinSelection) -> Operation:
 class _SelectBins:
     def __init__(self, shape: BinSelection) -> None:
         self.shape = shape
-        amount = f"_at{shape.threshold}" if shape.threshold else f"_p{shape.top_p}"
         kind = "worth" if shape.adaptive else "bins"
-        name = f"select_{kind}_{shape.name}" + amount.replace(".", "_") * shape.adaptive
-        name += "_slots" * shape.slots
-        b = self.b = KernelBuilder(name.replace("-", "m"))
+        name = f"select_{kind}_{shape.name}" + amount_name(shape.threshold, shape.top_p)
+        b = self.b = KernelBuilder(name + "_slots" * shape.slots)
         extents = ("B", "N", "E") if shape.slots else ("B",)
         self.rows, *_ = (b.scalar(extent) for extent in (*extents, "C", "CP"))
         self.place = Place(b, True, shape.page, pages=shape.slots)

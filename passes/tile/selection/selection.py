@@ -44,11 +44,15 @@ class Selection:
     @property
     def name(self) -> str:
         """A name that tells the shape."""
-        amount = f"_at{self.threshold}" if self.threshold else f"_p{self.top_p}"
         text = f"select_{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.unit}"
-        text += "_flat" * self.flat
-        text += amount if self.threshold or self.top_p else ""
-        return text.replace(".", "_") + f"_{self.keys}_{len(self.digits)}"
+        text += "_flat" * self.flat + amount_name(self.threshold, self.top_p)
+        return f"{text}_{self.keys}_{len(self.digits)}"
+
+
+def amount_name(threshold: float, top_p: float) -> str:
+    """Return the part of a kernel's name that tells a policy's amount, if it has one."""
+    amount = f"_at{threshold}" if threshold else f"_p{top_p}" if top_p else ""
+    return amount.replace(".", "_").replace("-", "m")
 
 
 def select_keys(shape: Selection) -> Operation:

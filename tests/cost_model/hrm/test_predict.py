@@ -19,7 +19,7 @@ from weft.cost_model.hrm.prediction import predict
 from weft.cost_model.hrm.search import batch_of, counts_of
 from weft.cost_model.hrm.shape import MoeShape, Workload
 from weft.cost_model.hrm.spread import placements
-from weft.cost_model.hrm.timed import run, simulated_step
+from weft.cost_model.hrm.timed import run, simulated_step, task_costs
 from weft.cost_model.pipelines import pipeline_shape
 from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
@@ -201,3 +201,30 @@ def test_pages_of_twelve_bits_are_a_quarter_smaller_on_the_link_alone() -> None:
     steps = [predict(made, shape, workload, H200).step.expected
              for shape in (replace(narrow, layers=8), replace(SHAPE, layers=8))]  # fmt: skip
     assert 0.75 < steps[0] / steps[1] < 0.85
+
+
+def test_layers_to_draw_count_keys_and_pages_as_they_are_stored() -> None:
+    """Keys of one byte have twice the intensity; pages of int4 are read from GPU memory as int8."""
+    from weft.cost_model.hrm.curves import decode_attention, feed_forward
+
+    assert decode_attention(SHAPE) == replace(decode_attention(SHAPE), near=4.0, far=4.0)
+    assert decode_attention(MoeShape.of(CONFIG, kv_element=1)).far == 8.0
+    wide, packed = (feed_forward(MoeShape.of(CONFIG, name), 64, 8) for name in ("int8", "int4"))
+    assert packed.near == wide.near == pytest.approx(4.0, rel=0.01)
+    assert packed.far == pytest.approx(2 * wide.far, rel=0.01)
+
+
+def test_prompts_of_other_lengths_cost_more_attention_beside_decode_too() -> None:
+    """Of lengths drawn exponentially a prompt's token sees twice the keys."""
+    made = policy("rrrrrrrr", 1, overlap=True, prefill_tokens=12800)
+    alike, drawn = (Workload(2000, 100, overlap=True, spread=spread) for spread in (1.0, 2.0))
+
+    def attended(workload: Workload) -> tuple[float, float]:
+        rows = {row.name: row for row in model_of(made, workload, SHAPE).step}
+        pipeline = build_pipeline(made.schedule, pipeline_shape(made))
+        costs = task_costs(pipeline.tasks, made, SHAPE, workload, MACHINE)
+        task = next(task for task in pipeline.tasks if task.kind == Kind.ATTEND)
+        return rows["cpu"].fixed, costs[task.name].seconds
+
+    for few, many in zip(attended(alike), attended(drawn), strict=True):
+        assert many > 1.3 * few

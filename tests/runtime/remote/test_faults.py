@@ -47,6 +47,11 @@ def test_a_limit_of_the_rate_is_waited_out(fake):
     assert time.monotonic() - start >= 0.2 and executable.engine.retries == 1
 
 
+def test_too_many_tokens_a_minute_are_no_long_prompt(fake):
+    limited = fake.failed(429, "Too many tokens, please wait before trying again.")
+    assert compiled(fake.answers(limited, fake.said("ok"))).run().value == "ok"
+
+
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 529])
 def test_what_passes_is_tried_again(fake, status):
     failed = fake.failed(status)

@@ -86,6 +86,14 @@ def test_an_endpoint_that_echoes_nothing_is_named(fake):
     assert any(place in str(error.value) for place in asked_together)
 
 
+def test_a_first_token_without_logprob_does_not_say_that_nothing_is_echoed(fake):
+    first = 'program p() -> float:\n    return score("so")\n'
+    executable = weft.compile(first, fake.answers(echo(fake)).model)
+    with pytest.raises(Lacks, match="one of its tokens"):
+        executable.run()
+    assert not next(iter(executable.engine._known.values())).lacks_echo
+
+
 def test_logprobs_of_a_gen(fake):
     text = """
 program p() -> list[float]:

@@ -167,6 +167,9 @@ def test_addresses():
         with pytest.raises(BadRemoteModel) as caught:
             Address.parse(f"openai:{base}#m")
         assert "secret" not in caught.value.render()
+    with pytest.raises(BadRemoteModel, match="query") as caught:
+        Address.parse("openai:https://h/v1?key=secret#m")
+    assert "secret" not in caught.value.render()
 
 
 def test_streams_as_messages_and_as_text():
@@ -176,6 +179,8 @@ def test_streams_as_messages_and_as_text():
     assert opened.messages()[-1] == {"role": "assistant", "content": "c"}
     assert opened.text(PlainFormat()) == "user: ab\nassistant: c"
     assert Stream().plus("x").plus("").plus("y").text(PlainFormat()) == "xy"
+    silent = Stream().plus("", said=True).begin("user").plus("a")
+    assert silent.messages() == [{"role": "user", "content": "a"}], "a gen that said nothing"
 
 
 @settings(max_examples=examples(30), deadline=None)
