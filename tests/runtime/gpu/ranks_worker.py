@@ -13,7 +13,7 @@ import torch
 from weft.compiler import Compilation
 from weft.compiler.loading import serve
 from weft.evaluation.subject import Subject
-from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
 from weft.options import Options
 from weft.tests.runtime.gpu.two_sequences import DECODED, PROGRAM, PROMPT, logits, off
 

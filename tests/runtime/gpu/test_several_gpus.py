@@ -75,7 +75,7 @@ def test_a_rank_that_dies_ends_the_run_and_the_journal_survives(tmp_path: Path) 
     rows = [{"x": f"you, number {number}"} for number in range(16)]
     settings = {"model": "tiny-dense", "target": "cuda", "prove": False, "kv_memory": 64 << 20,
                 "max_batch": 2, "cache": str(tmp_path)}  # fmt: skip
-    more = {"tp": 2, "out": str(out), "kill_after": 60}
+    more = {"tp": 2, "out": str(out), "kill_after": 150}
     done = launched(RANK_WORKER, PROGRAM, json.dumps(rows), json.dumps(settings | more))
     assert done.returncode != 0
     assert "rank 0 of 2 lost rank 1" in done.stderr or "SIGKILL" in done.stderr, done.stderr
