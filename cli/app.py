@@ -202,7 +202,10 @@ def explain(
     file: Program,
     model: Model = "tiny-dense",
     program: Name = None,
-    target: Annotated[str, typer.Option(help="cpu, or cuda: priced for an H200")] = "cpu",
+    target: Target = "cpu",
+    hardware: Annotated[
+        str, typer.Option(help="whose prices: a shipped name, or a file (default: this machine's)")
+    ] = "",
     weights: Weights = "",
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(help="sequences of the decode step that is priced")] = 1,

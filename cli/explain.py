@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cost_model.hardware_file import hardware_path
+from .hardware import hardware_of
 from .offload import offload_options
-from .render import emit, remarks
+from .render import emit
 from .rows import read_rows
 from .run import attention_options, key_options, remote_options
 
@@ -38,6 +38,7 @@ class ExplainOptions:
     model: str
     program: str | None
     target: str
+    hardware: str
     weights: str
     threads: int
     batch: int
@@ -84,24 +85,12 @@ def explain(options: ExplainOptions) -> None:
     emit(_prices(compilation, options))
 
 
-def hardware_here() -> Hardware:
-    """Return this machine as `weft calibrate` measured it, or round figures where it has not."""
-    from ..cost_model.hardware_file import load
-
-    measured = hardware_path()
-    if measured.exists():
-        return load(measured)
-    remarks().print("no measured hardware file: run `weft calibrate` for real prices")
-    return load("cpu-generic")
-
-
 def _prices(compilation: Compilation, options: ExplainOptions) -> str:
     """Return predicted and measured time of a decode step, one line a kind of operation."""
-    from ..cost_model.hardware_file import load
     from ..cost_model.report import compare, comparison_table, grouped, step_table
     from ..cost_model.roofline import step
 
-    hardware = load("h200") if compilation.on_gpu else hardware_here()
+    hardware = hardware_of(options.hardware, compilation.on_gpu)
     costs = priced_step(compilation, options.batch, hardware)
     title = f"a decode step: batch {options.batch}, {CONTEXT} tokens each, on {hardware.name}"
     if not options.measure or compilation.on_gpu:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.diagnostics import WeftError, reason
-from .explain import hardware_here
+from .hardware import hardware_here
 from .render import emit, remarks
 from .rows import completed, read_rows
 from .run import written_arguments

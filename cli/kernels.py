@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as text
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .explain import check_size, decode_input, hardware_here, with_room
+from .explain import check_size, decode_input, with_room
+from .hardware import gpu_hardware, hardware_here
 from .render import emit, remarks
 from .run import attention_options
 
@@ -84,23 +85,6 @@ def _compilation(options: KernelOptions) -> Compilation:
     if options.prefill and (checkpoint := compilation.checkpoint):
         check_size(PREFILL, options.prefill, checkpoint.config.context_length)
     return compilation
-
-
-def gpu_hardware() -> Hardware:
-    """Return the ceilings of this GPU, the first of its levels: the shipped ones of an H200, and of
-    another card what `weft calibrate` measured of it; else an H200's, with a remark."""
-    from ..cost_model.hardware_file import load, measured_or_shipped
-    from ..runtime.devices.device import Device
-
-    name = Device.find().name
-    if "H200" in name.split():
-        return load("h200")
-    found = measured_or_shipped()
-    if str(found.provenance.get("device", "")).endswith(f" with {name}"):
-        gpu = found.of_kind("gpu")
-        return replace(found, levels=(gpu, *(each for each in found.levels if each is not gpu)))
-    remarks().print(f"roofs are those of an H200, this is a {name}: `weft calibrate` measures it")
-    return load("h200")
 
 
 def _step(compilation: Compilation, options: KernelOptions) -> tuple[StepInput, Binding]:

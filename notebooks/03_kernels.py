@@ -135,7 +135,8 @@ print("\n".join(line.strip() for line in kept[:12]))
 # `weft calibrate` once, and it is yours; without that, round figures of a 2-core server are used.
 
 # %%
-from weft.cli.explain import hardware_here, measure_step, priced_step
+from weft.cli.explain import measure_step, priced_step
+from weft.cli.hardware import hardware_here
 from weft.compiler import Compilation
 
 BATCH = 4

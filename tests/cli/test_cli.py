@@ -387,6 +387,6 @@ def test_a_tree_of_the_syntax_needs_no_pass(hello):
 
 
 def test_explain_says_what_a_gpu_leaves_to_the_library_and_why(hello):
-    said = weft("explain", hello, "--target", "cuda")
+    said = weft("explain", hello, "--target", "cuda", "--hardware", "h200")
     assert "matmul call the library: dense products are the vendor library's on a GPU" in said
     assert "attention over many rows is our kernel's" in said and "on h200" in said

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import weft.runtime.execution.compiled_executor as executor
-from weft.cli.kernels import gpu_hardware
+from weft.cli.hardware import gpu_hardware, hardware_of
+from weft.cost_model.hardware import NoSuchFigure
 from weft.cost_model.hardware_file import load, save
 from weft.runtime.devices.device import Device
 from weft.tests.cli.test_cli import HELLO, weft
@@ -59,3 +60,23 @@ def test_roofs_are_those_that_were_measured_of_this_gpu(
     found = gpu_hardware()
     assert (found.name, found.level().kind, len(found.levels)) == (ceilings, "gpu", 2)
     assert told in " ".join(capsys.readouterr().err.split()) or not told
+
+
+def test_a_step_is_priced_by_the_gpu_that_is_here_or_was_measured_or_is_named(
+    tmp_path, monkeypatch, capsys
+):
+    file, shipped = tmp_path / "cpu.json", load("h200")
+    monkeypatch.setattr("weft.cost_model.hardware_file.hardware_path", lambda: file)
+    monkeypatch.setattr("weft.codegen.measure.gpu.has_gpu", lambda: False)
+    assert hardware_of("", on_gpu=True).name == "h200"
+    assert "priced for an H200" in " ".join(capsys.readouterr().err.split())
+    save(replace(shipped, name="mine", levels=shipped.levels[::-1]), file)
+    found = hardware_of("", on_gpu=True)
+    assert (found.name, found.level().kind) == ("mine", "gpu") and not capsys.readouterr().err
+    assert hardware_of("h200", on_gpu=False).level().kind == "cpu"
+    monkeypatch.setattr("weft.codegen.measure.gpu.has_gpu", lambda: True)
+    monkeypatch.setattr(Device, "find", staticmethod(lambda: SimpleNamespace(name="NVIDIA H200")))
+    assert hardware_of("", on_gpu=True).name == "h200"
+    assert hardware_of(str(file), on_gpu=True).name == "mine"
+    with pytest.raises(NoSuchFigure, match="level of kind"):
+        hardware_of("cpu-generic", on_gpu=True)
