@@ -32,11 +32,14 @@ def pattern_problem(source: str) -> str:
     return ""
 
 
+HOTTEST = 1e30
+"""The largest temperature: kernels take it in f32."""
+
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_tokens": (lambda v: is_int(v) and v > 0, "is a number of tokens, at least 1"),
     "max_items": (lambda v: is_int(v) and v > 0, "is a number of elements, at least 1"),
     "stop": (_is_stop, 'is a string, a list of strings, or regex "...", and fits no empty text'),
-    "temperature": (lambda v: is_finite(v) and v >= 0, "is a number, at least 0"),
+    "temperature": (lambda v: is_finite(v) and 0 <= v <= HOTTEST, "is a number from 0 to 1e30"),
     "top_p": (lambda v: is_finite(v) and 0 < v <= 1, "is a number above 0, at most 1"),
     "min_p": (lambda v: is_finite(v) and 0 <= v <= 1, "is a number from 0 to 1"),
     "top_k": (lambda v: is_int(v) and v > 0, "is a number of tokens, at least 1"),

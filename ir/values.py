@@ -23,7 +23,7 @@ class UnreadableValue(RunError):
     """A generated text that is no value of its type."""
 
     template = "{text!r} is no {type}: {problem}"
-    hint = "a constrained gen ends like this only when max_tokens cuts it short"
+    hint = "a constrained gen ends like this only when max_tokens or a stop cuts it short"
 
 
 class ErrorValue(dict[str, Any]):

@@ -80,6 +80,7 @@ HINTS = {
     "Unimplemented keys": "leave these out: what they demand is not known until the text is whole; "
     "a tool may check it then, in a loop `while ... up to N`",
     "look-around": "write a pattern without (?=...), (?!...), (?<=...) and (?<!...)",
+    "lookarounds": "write a pattern without \\b and \\B: say what stands there",
     "not present in a registry": "put the schema into this file, under $defs: none is fetched",
     "does not exist": "a $ref is '#/$defs/NAME', and $defs has NAME",
     "oneOf": "write anyOf, where no value fits two of them",
@@ -106,6 +107,8 @@ def _start(kind: str, source: Any, heal: str, guide: LLTokenizer) -> GuidedMatch
     if inner.is_error():
         problem = inner.get_error()
         hint = next((hint for sign, hint in HINTS.items() if sign in problem), "")
+        if kind == "regex":
+            problem = problem.splitlines()[0]  # below stands a grammar that nobody wrote
         raise BadConstraint(what=WHAT[kind], problem=problem, hint=hint)
     # The first mask says now, when a place is known, that no text fits; a copy keeps `inner` fresh.
     first = inner.deep_copy()

@@ -6,6 +6,7 @@ import pytest
 from weft.frontend.lowering.lower import lower
 from weft.frontend.open import open_program
 from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.errors import WrongOption
 from weft.frontend.text.parser import parse, parse_text
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
@@ -131,6 +132,12 @@ def test_options_become_attributes_in_one_order():
     assert [key for key, _ in gen.attributes] == [
         "name", "type", "max_tokens", "stop", "temperature", "top_p", "seed",
     ]  # fmt: skip
+
+
+def test_a_temperature_that_kernels_cannot_take_is_refused():
+    in_program("gen x(temperature=1e30)")
+    with pytest.raises(WrongOption, match="`temperature` is a number from 0 to 1e30"):
+        in_program("gen x(temperature=1e39)")
 
 
 def test_values_of_every_kind():

@@ -156,6 +156,20 @@ def test_what_is_split_nowhere_is_encoded_at_the_end_only():
     assert asked == ['{"a":1,"b":[2,3]}']
 
 
+def test_what_is_sure_ends_where_a_token_does():
+    """A token of a constraint's own may span the place at which a text is split."""
+    pieces = [b"a", b"b c", b"d", b"b", b" cd", b"b ", b"cd"]
+    spelled = {"ab ": [0, 5], "b cd": [3, 4], "ab cd": [0, 5, 6]}
+    stub = SimpleNamespace(
+        token_bytes=pieces.__getitem__, encode=spelled.__getitem__, last_cut=lambda text: 3
+    )
+    watch = Watch(TokenBytes(stub), Open())  # type: ignore[arg-type]
+    for token in (0, 1, 2):
+        watch.accept(token)
+    watch.foresee()
+    assert watch.settled(Finish("complete", -1)) == Finish("complete", 1, (5, 6))
+
+
 def test_while_draws_are_on_their_way_ends_are_looked_at_in_turn():
     kept: list[Any] = []
     endings = Endings(None, None, None, kept.append)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def test_what_is_cut_short_fails_and_what_is_whole_does_not(toy, tmp_path, name,
     what = f"text of its {KINDS[name]}: it ends before it is whole"
     with pytest.raises(ProgramFailed, match=rf"p.weft:3:5: .*gen 'a': .* is no {what}") as found:
         executable.run(n=1)
-    assert "only when max_tokens cuts it short" in found.value.render()
+    assert "only when max_tokens or a stop cuts it short" in found.value.render()
     with pytest.raises(UnreadableValue, match=what):
         oracle(n=1)
     toy.assert_clean(executable)
@@ -85,3 +85,11 @@ def test_a_text_that_becomes_too_much_fails_alone(toy, tmp_path, ahead):
         executable.run(n=1)
     with pytest.raises(BadConstraint, match="too many expressions"):
         oracle(1, n=1)
+
+
+def test_a_pattern_that_looks_around_is_refused_in_words_of_the_program(toy):
+    with pytest.raises(BadConstraint) as found:
+        toy.compile('program p() -> str:\n    gen a: regex "\\bab\\b"\n    return a\n')
+    problem, *_, hint = found.value.render().splitlines()
+    assert problem.startswith("<text>:2:5: run error: the pattern cannot be followed: ")
+    assert "start:" not in found.value.render() and hint.startswith("hint: ") and "\\b" in hint

@@ -215,6 +215,41 @@ def test_who_reads_what_is_not_computed_after_all_leaves_the_step(monkeypatch):
     assert [each.sequence.ids() for each in requests] == [generate(ids, 1) for ids in prompts]
 
 
+@pytest.mark.parametrize("pages", [2, 3])
+def test_pages_for_all_that_is_ones_own_are_made_sure_of_before_another_is_followed(pages):
+    """The page in which both go on is one of them: each has its own."""
+    kv = PagedKV(pages, 4, 64, lambda source, target: None)
+    same, chunks = SameStep(kv, True), {}
+    same.begin(chunks)
+    first, second = (Request(kv.create((row,)), sampling=Sampling(1)) for row in range(2))
+    first.sequence.append([1, 2, 3, 4, 5, 6])
+    second.sequence.append([1, 2, 3, 4, 5, 9])
+    assert kv.reserve(first.sequence, 6)
+    chunks[first] = Chunk(first, 0, 6)
+    same.took(first, chunks[first])
+    assert same.follow(second, (5, first)) == (pages == 3)
+    assert second.sequence.held == (2 if pages == 3 else 0)
+
+
+def test_who_reads_a_chunk_that_is_no_longer_its_leaders_leaves_the_step():
+    """The leader lost its pages, and takes part again with another chunk."""
+    kv = PagedKV(8, 4, 64, lambda source, target: None)
+    same, chunks = SameStep(kv, True), {}
+    same.begin(chunks)
+    requests = [Request(kv.create((row,)), sampling=Sampling(1)) for row in range(2)]
+    for request in requests:
+        request.sequence.append([1, 2, 3, 4, 5, request.sequence.number])
+        shared = [(5, other) for other in chunks]
+        assert all(same.follow(request, leader) for leader in shared)
+        assert kv.reserve(request.sequence, 6)
+        start = request.sequence.resident
+        chunks[request] = Chunk(request, start, 6 - start)
+        same.took(request, chunks[request])
+    assert list(same.orphans(chunks)) == []
+    chunks[requests[0]] = Chunk(requests[0], 0, 3)
+    assert list(same.orphans(chunks)) == [requests[1]]
+
+
 def test_a_page_that_changes_hands_within_a_step_is_read_where_its_new_holder_writes():
     """Who was to have it copied had to give it back; the next one computes what is in it."""
     kv = PagedKV(8, 4, 64, lambda source, target: None)
