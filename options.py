@@ -9,8 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from .ir.page_formats import ASKED
-from .ir.sparse import parse_policy
+from .ir.offload.page_formats import ASKED
+from .ir.sparse.policy import parse_policy
 from .option_values import BadOption, check_group, one_of, parsed, read, require_number
 
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "fp8")

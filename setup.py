@@ -6,7 +6,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOMS = [
-    "ir", "ir.display", "frontend", "frontend.checkpoints", "frontend.lowering",
+    "ir", "ir.constraints", "ir.dialects", "ir.display", "ir.offload", "ir.sparse",
+    "frontend", "frontend.checkpoints", "frontend.lowering",
     "frontend.models", "frontend.python", "frontend.semantics", "frontend.text",
     "cost_model", "cost_model.hrm",
     "passes", "passes.program", "passes.program.endpoints", "passes.program.memory",

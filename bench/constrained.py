@@ -233,7 +233,7 @@ def _timed() -> Iterator[dict[str, float]]:
 def _compile_times(bench: Bench) -> Figures:
     """Return the milliseconds of compiling the record's constraint: anew, and from the cache."""
     from weft.codegen.table_cache import TableCache
-    from weft.ir import constraint_tables
+    from weft.ir.constraints import tables as constraint_tables
 
     with tempfile.TemporaryDirectory() as folder:
         times = []

@@ -34,8 +34,8 @@ from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.report import table
 from weft.evaluation.subject import Subject
 from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
-from weft.ir.loss_table import FILE_NAME, MeasuredLoss, save_losses, worst_length
-from weft.ir.sparse import parse_policy
+from weft.ir.sparse.loss_table import FILE_NAME, MeasuredLoss, save_losses, worst_length
+from weft.ir.sparse.policy import parse_policy
 
 from bench.documents.sparse import mean_lost, points_lost
 from bench.sparse.calibration import calibration

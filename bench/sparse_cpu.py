@@ -18,7 +18,7 @@ import torch
 from weft.codegen.build import compile_kernels
 from weft.codegen.threads import configure_threads
 from weft.ir.schedule import Schedule
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.policy import SparsePolicy
 from weft.passes.tile.attention.paged import Attention, decode
 from weft.passes.tile.selection.labels import Labels, Scores, label_scores
 from weft.passes.tile.selection.selection import Selection, select_keys

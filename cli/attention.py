@@ -22,7 +22,7 @@ ABLE = 0.5
 if TYPE_CHECKING:
     from ..evaluation.harness import Measured, Plan
     from ..frontend.checkpoints.checkpoint import Checkpoint
-    from ..ir.sparse import SparsePolicy
+    from ..ir.sparse.policy import SparsePolicy
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def calibrate(options: CalibrateOptions) -> None:
 
     from ..evaluation.calibration import FEWEST, calibrate_attention
     from ..frontend.checkpoints.checkpoint import open_checkpoint
-    from ..ir.attention_calibration import STATISTICS
-    from ..ir.calibration_file import save_calibration
+    from ..ir.sparse.calibration import STATISTICS
+    from ..ir.sparse.calibration_file import save_calibration
 
     if options.statistic not in STATISTICS:
         known = ", ".join(STATISTICS)
@@ -106,7 +106,7 @@ def evaluate(options: EvaluateOptions) -> None:
     from ..evaluation.report import figures, table
     from ..evaluation.subject import Subject
     from ..frontend.checkpoints.checkpoint import open_checkpoint
-    from ..ir.sparse import parse_policies
+    from ..ir.sparse.policy import parse_policies
 
     check_picture(options.plot)
     policies, plan = parse_policies(options.attention), plan_of(options)
@@ -184,7 +184,7 @@ def require_losses_kept(
 def save(checkpoint: Checkpoint, found: Mapping[str, Measured]) -> None:
     """Keep the losses beside the model; raises BadOption where that fails."""
     from ..evaluation.report import loss_rows
-    from ..ir.loss_table import FILE_NAME, save_losses
+    from ..ir.sparse.loss_table import FILE_NAME, save_losses
 
     rows = loss_rows(found)
     assert checkpoint.folder is not None, "refused before"

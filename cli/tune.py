@@ -99,7 +99,7 @@ def tune(options: TuneOptions) -> None:
 
 def _check(options: TuneOptions) -> None:
     """Raise for what needs no search to be found wrong: BadOption, NotWritten, and of a plot."""
-    from ..ir.page_formats import PAGE_FORMATS
+    from ..ir.offload.page_formats import PAGE_FORMATS
 
     if options.pages not in PAGE_FORMATS:
         known = ", ".join(PAGE_FORMATS)
@@ -184,7 +184,7 @@ def config_of(model: str) -> ModelConfig:
 def _site(options: TuneOptions, hardware: Hardware) -> Site:
     from ..cost_model.hrm.machine import HostedGpu
     from ..cost_model.hrm.model import Site
-    from ..ir.page_formats import WIDE
+    from ..ir.offload.page_formats import WIDE
 
     if not any(level.kind == "gpu" for level in hardware.levels):
         raise BadOption(

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..frontend.checkpoints.checkpoint import ZOO, Checkpoint
-from ..ir.attention_calibration import AttentionCalibration, NotCalibrated
-from ..ir.calibration_file import load_calibration
 from ..ir.core import Module
 from ..ir.diagnostics import WeftError
-from ..ir.loss_table import FILE_NAME as LOSSES
-from ..ir.loss_table import (
+from ..ir.model import ModelConfig
+from ..ir.source import Span
+from ..ir.sparse.calibration import AttentionCalibration, NotCalibrated
+from ..ir.sparse.calibration_file import load_calibration
+from ..ir.sparse.loss_table import FILE_NAME as LOSSES
+from ..ir.sparse.loss_table import (
     MeasuredLoss,
     NoLossTable,
     kept_by,
@@ -22,9 +24,7 @@ from ..ir.loss_table import (
     require_within,
     row_of,
 )
-from ..ir.model import ModelConfig
-from ..ir.source import Span
-from ..ir.sparse import SparsePolicy, parse_policy
+from ..ir.sparse.policy import SparsePolicy, parse_policy
 from ..options import BadOption, Options
 from .keys_ahead import fetches_ahead
 

@@ -26,7 +26,7 @@ from ..frontend.semantics.checker import check_all
 from ..frontend.semantics.constraints import constraint_of, records_of
 from ..frontend.semantics.effects import nodes
 from ..frontend.text.recovery import parse_all
-from ..ir.constraint_tables import ConstraintTables, stop_strings
+from ..ir.constraints.tables import ConstraintTables, stop_strings
 from ..ir.core import Module
 from ..ir.diagnostics import Warning, WeftError, WeftTypeError, reason
 from ..ir.source import Source

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..ir.diagnostics import CapacityError
 from ..ir.display.units import Size
-from ..ir.pipeline import LaunchedTask, Pipeline
+from ..ir.offload.pipeline import LaunchedTask, Pipeline
 from ..options import BadOption, Options
 from .attention import Attention, sparse_decode
 from .formats import kv_dtype

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..ir.model import ModelConfig
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse.policy import SparsePolicy
 from ..ir.types import DTYPE_BYTES
 from ..options import Options
 from .formats import kv_dtype, weight_dtype

@@ -310,7 +310,7 @@ def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> Sampl
 
 def compiled_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
     """Return the sampler that draws with compiled kernels."""
-    from ..ir.token_masks import few_words
+    from ..ir.constraints.token_masks import few_words
     from ..runtime.execution.compiled_sampler import CompiledSampler
 
     size = executor.vocab_size

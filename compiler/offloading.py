@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..frontend.checkpoints.checkpoint import Checkpoint
 from ..ir.core import Module
 from ..ir.diagnostics import PassError
-from ..ir.page_formats import ASKED
+from ..ir.offload.page_formats import ASKED
 from ..ir.types import DTYPE_BYTES
 from ..options import BadOption, Options
 from ..passes.graph.moe_choice import Chosen, Open, Scene, as_it_fits, choose, usual

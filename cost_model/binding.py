@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from ..ir.diagnostics import WeftNameError
-from ..ir.page_formats import PAGE_FORMATS
+from ..ir.offload.page_formats import PAGE_FORMATS
 from ..ir.types import DTYPE_BYTES, Dim
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse.policy import SparsePolicy
 from .sparse_bytes import AttentionShape
 
 TOP_P = (0.046, -0.65)
@@ -60,7 +60,7 @@ def measured_share(
     policy: SparsePolicy, bytes: float, head_dim: int, layers: int, dense: int = 0
 ) -> float:
     """Return the share of tokens read by a policy whose bytes in all layers, of which `dense` read
-    everything, were that share of dense attention's of bf16 (`ir.loss_table`)."""
+    everything, were that share of dense attention's of bf16 (`ir.sparse.loss_table`)."""
     sparse = layers - dense
     if not sparse:
         return 1.0

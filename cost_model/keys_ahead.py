@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse.policy import SparsePolicy
 from .hardware import Level
 from .sparse_attention import launch_seconds, select_launches, sparse_parts
 from .sparse_bytes import AttentionShape

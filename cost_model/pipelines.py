@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ir.pipeline_schedules import PipelineShape
+from ..ir.offload.schedules import PipelineShape
 from .policy import Policy
 
 

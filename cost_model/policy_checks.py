@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ir.numbers import is_int
-from ..ir.page_formats import PAGE_FORMATS
+from ..ir.offload.page_formats import PAGE_FORMATS
 from .placement import PolicyError
 
 if TYPE_CHECKING:

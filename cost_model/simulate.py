@@ -23,7 +23,7 @@ class SimulationError(PassError):
 
 
 class Queued(Protocol):
-    """A task to the simulator; `ir.pipeline.Task` is one."""
+    """A task to the simulator; `ir.offload.pipeline.Task` is one."""
 
     @property
     def name(self) -> str:

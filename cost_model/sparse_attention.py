@@ -7,7 +7,7 @@ scores are compared by steps there: then all of it selects.
 
 from __future__ import annotations
 
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse.policy import SparsePolicy
 from .expected_reads import expected_tokens
 from .hardware import Level
 from .sparse_bytes import PAGE, AttentionShape, Overheads, passes, sparse_bytes

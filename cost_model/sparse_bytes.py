@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse.policy import SparsePolicy
 from ..ir.types import DTYPE_BYTES
 
 PASSES = 4

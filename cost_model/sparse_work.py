@@ -4,7 +4,7 @@ and what is left out estimated."""
 from __future__ import annotations
 
 from ..ir.core import Operation, Term
-from ..ir.sparse import SparsePolicy, parse_policy
+from ..ir.sparse.policy import SparsePolicy, parse_policy
 from ..ir.types import DTYPE_BYTES
 from .expected_reads import expected_tokens
 from .scene import Scene, Work

@@ -1,7 +1,8 @@
 """How much an operation of the graph dialect does: FLOPs, and bytes of weights, activations, KV.
 
-Legend as in `ir.graph`: T tokens, B sequences, H heads, K kv heads, C head width, A experts a
-token. A multiply and an add are two FLOPs; a division, a square root and an exponential one each.
+Legend as in `ir.dialects.graph`: T tokens, B sequences, H heads, K kv heads, C head width, A
+experts a token. A multiply and an add are two FLOPs; a division, a square root and an exponential
+one each.
 Bytes are compulsory traffic: each operand read once, each result written once.
 """
 

@@ -10,8 +10,8 @@ from ..codegen.meaning.sparse_reference import Reads, SparseAttention
 from ..compiler.attention import calibration_of
 from ..cost_model.sparse_bytes import AttentionShape, tail_bytes
 from ..frontend.checkpoints.checkpoint import Checkpoint
-from ..ir.attention_calibration import AttentionCalibration
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse.calibration import AttentionCalibration
+from ..ir.sparse.policy import SparsePolicy
 from ..passes.tile.regimes import GPU_PAGE
 
 KV = "bf16"

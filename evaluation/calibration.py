@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..codegen.measure.observe_attention import AttentionObserver
 from ..frontend.checkpoints.checkpoint import Checkpoint
-from ..ir.attention_calibration import AttentionCalibration, Provenance
+from ..ir.sparse.calibration import AttentionCalibration, Provenance
 from .subject import BadText, Subject, read_text
 
 BLOCK = 2048

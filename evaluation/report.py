@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..ir.loss_table import MeasuredLoss, worst_length
+from ..ir.sparse.loss_table import MeasuredLoss, worst_length
 from .harness import Measured
 
 

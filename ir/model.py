@@ -81,7 +81,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder's shape. Letters as in `ir.graph`: D width, H heads, K kv_heads, C head_dim, ...
+    """A decoder's shape. Letters as in `ir.dialects.graph`: D width, H heads, K kv_heads, ...
 
     `windows` has one entry a layer, 0 where the layer sees everything. `experts` is 0 for a dense
     model; `experts_per_token` experts of width `ffn` serve a token otherwise, with weights that sum

@@ -10,7 +10,7 @@ from functools import cache
 
 from .core import Module, Operation, Region, Symbol, Value
 from .diagnostics import Note, PassError
-from .dialect import OperationSpec
+from .dialects.dialect import OperationSpec
 from .printer import print_operation
 
 
@@ -33,7 +33,7 @@ def verify(module: Module, dialects: tuple[str, ...] | None = None) -> None:
 @cache
 def specifications() -> dict[str, OperationSpec]:
     """Return the specification of every operation of the four dialects, by name."""
-    from . import graph, plan, program, tile
+    from .dialects import graph, plan, program, tile
 
     dialects = (program.DIALECT, plan.DIALECT, graph.DIALECT, tile.DIALECT)
     return {spec.name: spec for dialect in dialects for spec in dialect.operations}

@@ -52,7 +52,7 @@ from dataclasses import replace
 
 from weft.cost_model.hrm.timed import run
 from weft.cost_model.pipelines import pipeline_shape
-from weft.ir.pipeline_schedules import SCHEDULES, build_pipeline
+from weft.ir.offload.schedules import SCHEDULES, build_pipeline
 from weft.plots.gantt import Gantt
 
 # In four micro-batches, so that there is something to overlap; and with a ring for the pages of two

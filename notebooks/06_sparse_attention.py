@@ -18,7 +18,7 @@ import torch
 from weft.compiler.attention import calibration_of
 from weft.evaluation.attention import judged
 from weft.frontend.checkpoints.checkpoint import open_checkpoint
-from weft.ir.sparse import parse_policies
+from weft.ir.sparse.policy import parse_policies
 
 torch.set_num_threads(1)
 MODEL = "tiny-dense"

@@ -10,7 +10,7 @@ from difflib import unified_diff
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from ..cost_model.prices import Prices
-from ..ir.constraint_tables import ConstraintTables, Store
+from ..ir.constraints.tables import ConstraintTables, Store
 from ..ir.core import Module, Operation, Term
 from ..ir.diagnostics import PassError
 from ..ir.display.modules import diff_view

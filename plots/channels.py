@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir.attention_calibration import AttentionCalibration
+from ..ir.sparse.calibration import AttentionCalibration
 from .style import Picture, colour, picture
 
 

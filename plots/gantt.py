@@ -9,7 +9,7 @@ from ..cost_model.simulate import Timeline
 from ..ir.display import timeline as drawn
 from ..ir.display.units import seconds_text
 from ..ir.display.view import Facts, Figure, Shown, View
-from ..ir.pipeline import Pipeline
+from ..ir.offload.pipeline import Pipeline
 
 
 @dataclass(frozen=True)

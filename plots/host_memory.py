@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cost_model.hrm.host_curve import HostCurve
-from ..ir.page_formats import LOSSY as LOSSES
+from ..ir.offload.page_formats import LOSSY as LOSSES
 from .recorded import NoRecord
 from .style import COLOURS, INK, Picture, picture
 

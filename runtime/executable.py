@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..ir.constraints.token_table import TokenTable
 from ..ir.core import Module
 from ..ir.display.units import bytes_text
 from ..ir.display.view import Facts, Listing, Shown, View
-from ..ir.token_table import TokenTable
 from ..ir.vocabulary import Tokenizer
 from .engine import Engine
 from .execution.sampler import SampleKernel, sample_rows

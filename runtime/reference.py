@@ -15,8 +15,8 @@ import torch
 
 from ..ir.core import Module, Operation, Region
 from ..ir.diagnostics import RunError
+from ..ir.dialects.program import VALUE_NAMES
 from ..ir.evaluate import branches_of, evaluate
-from ..ir.program import VALUE_NAMES
 from ..ir.values import WRONG_VALUE, ErrorValue, ToolFailed, format_value, parse_value, records_of
 from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
 from .constraints.heal import join_texts

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir.constraint_tables import ConstraintTables, opening_of, stop_strings
+from ..ir.constraints.tables import ConstraintTables, opening_of, stop_strings
+from ..ir.constraints.token_table import TokenTable
 from ..ir.core import Operation, Term
-from ..ir.token_table import TokenTable
 from ..ir.values import check_whole
 from ..ir.vocabulary import Tokenizer
 from .constraints.constraint import Constraints

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ir.constraints.token_masks import few_words
 from ..ir.core import Operation
-from ..ir.token_masks import few_words
 from ..ir.vocabulary import Frame, Part
 from .execution.step import ModelExecutor, StepInput
 from .programs.timed_tools import TimedTools, ToolSeconds

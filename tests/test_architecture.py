@@ -30,6 +30,9 @@ MAY_IMPORT["compiler"] = {"compiler", *MAY_IMPORT}
 FACES = ("cli", "evaluation", "explore", "tuning")
 """Rooms above the compiler, which may import all; their other manners are those of the rooms."""
 
+IR_ORDER = ("display", "dialects", "verifier", "constraints", "sparse", "offload")
+"""The rooms of ir, and the verifier: each imports itself and those before it."""
+
 FRONTEND_ORDER = (
     "models", "checkpoints", "ast", "faults", "text", "unparse", "semantics", "python", "lowering",
     "open",
@@ -176,9 +179,12 @@ def runtime_sees_codegen(tree: Sources) -> list[str]:
 
 
 def upward_in_rooms(tree: Sources) -> list[str]:
-    """A room of frontend, of the runtime or of passes/tile imports one that stands above it."""
+    """A room of ir, frontend, the runtime or passes/tile imports one that stands above it."""
     found = []
-    orders = {"frontend": FRONTEND_ORDER, "runtime": RUNTIME_ORDER, "passes.tile": TILE_ORDER}
+    orders = {
+        "ir": IR_ORDER, "frontend": FRONTEND_ORDER, "runtime": RUNTIME_ORDER,
+        "passes.tile": TILE_ORDER,
+    }  # fmt: skip
     for above, order in orders.items():
         place, start = {room: number for number, room in enumerate(order)}, f"weft.{above}."
         for each in every_import(tree):
@@ -268,6 +274,7 @@ RULES: list[tuple[Callable[[Sources], list[str]], list[Sources]]] = [
     ]),
     (runtime_sees_codegen, [{"runtime/a.py": DOC + "from ..codegen.build import build\n"}]),
     (upward_in_rooms, [
+        {"ir/dialects/a.py": DOC + "from ..verifier import verify\n"},
         {"frontend/text/a.py": DOC + "from ..semantics.checker import check\n"},
         {"passes/tile/selection/a.py": DOC + "from ..lowering.lower import lower\n"},
         {"runtime/memory/a.py": DOC + "from ..schedule.batch import Batch\n"},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..cost_model.hardware import Level
 from ..cost_model.roofline import op_time
 from ..cost_model.scene import Work
-from ..ir.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS, part_count, part_words
+from ..ir.constraints.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS, part_count, part_words
 from .lines import KernelLine, launch_mode, schedule_text
 
 if TYPE_CHECKING:

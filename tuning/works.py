@@ -13,7 +13,7 @@ from ..cost_model.sparse_bytes import Overheads
 from ..cost_model.sparse_work import policy_of, scored_contexts, select, shape_of_heads
 from ..cost_model.work import work_of
 from ..ir.core import Module, Operation
-from ..ir.sparse import few_pairs
+from ..ir.sparse.policy import few_pairs
 
 if TYPE_CHECKING:
     from ..passes.tile.regimes import Regime

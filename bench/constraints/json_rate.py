@@ -10,8 +10,8 @@ from typing import Any
 
 from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.semantics.constraints import constraint_of
-from weft.ir.constraint_tables import ConstraintTables
-from weft.ir.token_table import TokenTable
+from weft.ir.constraints.tables import ConstraintTables
+from weft.ir.constraints.token_table import TokenTable
 from weft.ir.types import Term
 
 from .programs import Bench

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from weft.compiler import Compilation
+from weft.ir.constraints.token_table import TokenTable
 from weft.ir.parser import parse_module
-from weft.ir.token_table import TokenTable
 from weft.options import Options
 from weft.runtime.constraints.watch import Watch
 from weft.runtime.executable import Executable

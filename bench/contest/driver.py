@@ -20,8 +20,8 @@ from typing import Any
 
 from weft.ir.core import Module, Operation, Region
 from weft.ir.diagnostics import RunError
+from weft.ir.dialects.program import VALUE_NAMES
 from weft.ir.evaluate import evaluate
-from weft.ir.program import VALUE_NAMES
 from weft.ir.values import format_value, parse_value, records_of
 from weft.ir.vocabulary import ChatFormat, Frame, Part, split_heal
 from weft.runtime.constraints.heal import join_texts

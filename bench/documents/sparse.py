@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from weft.evaluation.paired import NORMAL_95
-from weft.ir.loss_table import worst_length
+from weft.ir.sparse.loss_table import worst_length
 
 MODELS = ("tiny_dense", "tiny_moe")
 KINDS = ("pairs", "needles")

@@ -57,7 +57,7 @@ def _searched(bench: Bench, model: str) -> dict[str, Any]:
 
 def _proven(name: str, policy: Any) -> dict[str, Any]:
     from weft.cost_model.pipelines import pipeline_shape
-    from weft.ir.pipeline_schedules import build_pipeline
+    from weft.ir.offload.schedules import build_pipeline
     from weft.passes.graph.hazards import prove_hazards
 
     shape = pipeline_shape(policy)

@@ -18,7 +18,7 @@ from weft.cost_model.hrm.popularity import popularity
 from weft.cost_model.policy import Policy
 from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.model import ModelConfig
-from weft.ir.routing import RoutingTrace
+from weft.ir.offload.routing import RoutingTrace
 from weft.options import Options
 from weft.runtime.execution.step import StepInput
 from weft.runtime.execution.weights import RandomTensors

@@ -7,7 +7,7 @@ from typing import Any
 
 from weft.evaluation.calibration import calibrate_attention
 from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
-from weft.ir.attention_calibration import AttentionCalibration
+from weft.ir.sparse.calibration import AttentionCalibration
 
 TEXT = ZOO / "heldout.txt"
 TOKENS = 8192

@@ -16,7 +16,7 @@ from typing import Any
 from weft.bench.sparse.host_model import Placed, compared, model, run
 from weft.bench.sparse.steps import TINY
 from weft.frontend.models.presets import preset
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.policy import SparsePolicy
 
 LAYERS, CONTEXT, STEPS = 4, 1 << 16, 16
 WHOLE, BATCH = 2, 8

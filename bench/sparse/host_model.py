@@ -31,7 +31,7 @@ from weft.compiler.loading import executor_on, page_count
 from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.policy import SparsePolicy
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels

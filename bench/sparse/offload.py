@@ -383,7 +383,7 @@ def fits(memory: int = 0, host: int = 0) -> dict[str, Any]:
     import os
 
     from weft.frontend.models.presets import preset
-    from weft.ir.sparse import SparsePolicy
+    from weft.ir.sparse.policy import SparsePolicy
     from weft.runtime.execution.key_room import KeyCosts
 
     config, policy = preset("llama-8b"), SparsePolicy(ratio=1 / 16, channels=32)

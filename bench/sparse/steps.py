@@ -16,11 +16,11 @@ from weft.bench.gpu.attention import COLD, SETTLED, Sequences, copy_rate, graph_
 from weft.codegen.build_cuda import load_kernels
 from weft.compiler.attention import Attention
 from weft.compiler.attention_ways import planner_shape
-from weft.ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from weft.ir.core import Operation
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.schedule import Schedule
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.calibration import LEVELS, AttentionCalibration, HeadChannels
+from weft.ir.sparse.policy import SparsePolicy
 from weft.passes.tile.attention.parts import Parts
 from weft.passes.tile.attention.ways import tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels

@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...ir import core, expression, region_checks, tile, tile_checks, types
+from ...ir import core, expression, types
 from ...ir.core import Operation, Region, Value
 from ...ir.diagnostics import KernelError, Note
+from ...ir.dialects import region_checks, tile, tile_checks
+from ...ir.dialects.tile import extents_of
+from ...ir.dialects.tile_checks import WRITES
 from ...ir.printer import print_operation
-from ...ir.tile import extents_of
-from ...ir.tile_checks import WRITES
 
 EFFORT = 10_000_000
 """Steps of z3's that an access may take, some ten seconds: the hardest takes a thousandth part. A

@@ -14,8 +14,8 @@ from typing import Any
 import z3
 
 from ...ir.core import Operation, Value, walk
+from ...ir.dialects.tile import extents_of
 from ...ir.expression import read
-from ...ir.tile import extents_of
 from ...ir.types import dtype_of
 from .symbolic_expressions import UNKNOWN, SymbolicWriter, boolean, integer
 from .symbolic_facts import RANGES, Contents

@@ -13,8 +13,8 @@ from typing import Any
 import z3
 
 from ...ir.core import Operation, Term, Value, walk
+from ...ir.dialects.tile_checks import WRITES
 from ...ir.expression import names, offsets, read
-from ...ir.tile_checks import WRITES
 from ...ir.types import dtype_of, shape_of
 from .symbolic_expressions import UNKNOWN, SymbolicWriter, boolean
 

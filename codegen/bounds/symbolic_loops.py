@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import z3
 
 from ...ir.core import Operation, Value
-from ...ir.tile import extents_of
+from ...ir.dialects.tile import extents_of
 from ...ir.types import dtype_of
 from .symbolic_expressions import UNKNOWN
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import KernelError, Note
+from ...ir.dialects.tile import extents_of
 from ...ir.expression import read
 from ...ir.printer import print_operation
-from ...ir.tile import extents_of
 from ...ir.types import dtype_of
 from .arrays import FLOATS, INTEGERS, bind, narrow, widen
 from .evaluate import Evaluator

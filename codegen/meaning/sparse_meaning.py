@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.attention_calibration import AttentionCalibration
 from ...ir.core import Operation, Term
-from ...ir.sparse import SparsePolicy, parse_policy
+from ...ir.sparse.calibration import AttentionCalibration
+from ...ir.sparse.policy import SparsePolicy, parse_policy
 from .graph_reference import GraphRun, Kvset, State, meaning_of, state_of
 from .sparse_reference import (
     forced_tokens,

@@ -1,8 +1,8 @@
 """The meaning of sparse attention, in torch and in full: the oracle of its kernels.
 
 Plain and slow: it scores every token from its label, sorts, and masks. What it does is written in
-`ir.sparse` (selection) and `ir.attention_calibration` (labels). Letters as in `ir.graph`, and S
-tokens of the context, R channels of a label.
+`ir.sparse` (selection) and `ir.sparse.calibration` (labels). Letters as in `ir.dialects.graph`,
+and S tokens of the context, R channels of a label.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from ...ir.core import Operation
-from ...ir.sparse import SCORE_STEPS, SparsePolicy
+from ...ir.sparse.calibration import LEVELS, AttentionCalibration, HeadChannels
+from ...ir.sparse.policy import SCORE_STEPS, SparsePolicy
 from .graph_reference import GraphRun, Kvset, State, dense_partial, state_of
 
 

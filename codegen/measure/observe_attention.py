@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ...ir.attention_calibration import AttentionCalibration, HeadChannels, Provenance
 from ...ir.core import Operation
+from ...ir.sparse.calibration import AttentionCalibration, HeadChannels, Provenance
 from ..meaning.graph_reference import GraphRun, Kvset, State, dense_partial
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import KernelError
+from ...ir.dialects.tile import extents_of
 from ...ir.expression import read
 from ...ir.schedule import Schedule
-from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
 from .barriers import BARRIER, behind_barriers
 from .chain import in_order

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir.tile import MOST_MET
+from ...ir.dialects.tile import MOST_MET
 
 MEET = "meet"
 """The function that the file of a kernel with meetings has."""

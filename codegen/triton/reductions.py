@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...ir.core import Operation
-from ...ir.tile import extents_of
+from ...ir.dialects.tile import extents_of
 from ...ir.types import dtype_of
 from ..tile_analysis import integer_identity
 from .names import identifier

@@ -4,7 +4,7 @@ a `tile.dot`; axes that must agree are padded alike."""
 from __future__ import annotations
 
 from ...ir.core import Operation, Value, walk
-from ...ir.tile import extents_of
+from ...ir.dialects.tile import extents_of
 
 _DOT_LEAST = 16
 _Axis = tuple[str, int]

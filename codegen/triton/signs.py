@@ -11,8 +11,8 @@ import string
 from collections.abc import Sequence
 
 from ...ir.core import Operation, Region, Term, Value
+from ...ir.dialects.tile_checks import WRITES
 from ...ir.expression import read
-from ...ir.tile_checks import WRITES
 from ...ir.types import dtype_of, shape_of
 from .expressions import UNSIGNED, WIDE, TritonWriter, Typed, cast
 

@@ -116,7 +116,7 @@ LAUNCHES = {"embed": 1, "pre": 2, "attend": 1, "append": 1, "route": 3, "experts
 
 
 def demand(kind: str, scene: Scene, pages: tuple[int, ...] = ()) -> Demand:
-    """Return what a task of a kind asks (`ir.pipeline.Kind`); raises KeyError for no kind."""
+    """Return what a task of a kind (`ir.offload.pipeline.Kind`) asks; KeyError for no kind."""
     return _RULES[kind](scene, pages)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir.page_formats import WIDE
+from ...ir.offload.page_formats import WIDE
 from .shape import MoeShape, Workload
 
 GIB = float(1 << 30)

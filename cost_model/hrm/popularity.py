@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...ir.diagnostics import ModelError, reason
-from ...ir.routing import RoutingTrace
+from ...ir.offload.routing import RoutingTrace
 from ..json_text import value_of
 from .shape import MoeShape
 

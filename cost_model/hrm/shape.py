@@ -1,7 +1,7 @@
 """What the model of an offloaded mixture-of-experts model knows of it: sizes, bytes, the workload.
 
-Letters as in `ir.graph`: L layers, D width, H heads, K kv heads, C head width, F ffn, E experts,
-V vocabulary; A experts a token. MoE-Lightning calls D h1 and F h2.
+Letters as in `ir.dialects.graph`: L layers, D width, H heads, K kv heads, C head width, F ffn,
+E experts, V vocabulary; A experts a token. MoE-Lightning calls D h1 and F h2.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ...ir.diagnostics import ModelError
 from ...ir.model import ModelConfig
-from ...ir.page_formats import WIDE
+from ...ir.offload.page_formats import WIDE
 from ..binding import weight_bytes
 
 

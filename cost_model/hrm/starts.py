@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ...ir.pipeline import Kind, Pipeline, Task
+from ...ir.offload.pipeline import Kind, Pipeline, Task
 from ..simulate import Cost, Timeline, simulate
 from .machine import HostedGpu
 

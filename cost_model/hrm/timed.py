@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...ir.pipeline import Kind, Pipeline, Task
-from ...ir.pipeline_schedules import build_pipeline
+from ...ir.offload.pipeline import Kind, Pipeline, Task
+from ...ir.offload.schedules import build_pipeline
 from ..pipelines import pipeline_shape
 from ..policy import Policy
 from ..simulate import Cost, Timeline

@@ -7,10 +7,10 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from ...ir.calibration_file import FILE_NAME as CALIBRATION_FILE
 from ...ir.core import Module
 from ...ir.diagnostics import ModelError
 from ...ir.model import ModelConfig
+from ...ir.sparse.calibration_file import FILE_NAME as CALIBRATION_FILE
 from ...ir.vocabulary import ChatFormat
 from ..models.registry import load_model
 from .tokenizer import HubTokenizer, load_tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...ir.core import Term
-from ...ir.gen_options import RULES, pattern_problem
+from ...ir.dialects.gen_options import RULES, pattern_problem
 from ...ir.vocabulary import EMPTY_OPTION
 from .. import ast
 from .constants import UNKNOWN, constant_of

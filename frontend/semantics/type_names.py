@@ -8,7 +8,7 @@ from typing import Any
 
 from ...ir.core import Term
 from ...ir.diagnostics import WeftError, WeftNameError, WeftTypeError
-from ...ir.gen_options import pattern_problem
+from ...ir.dialects.gen_options import pattern_problem
 from ...ir.numbers import is_int
 from ...ir.types import ANY, GENERATED, choice, int_range, list_of, record, regex
 from .. import ast

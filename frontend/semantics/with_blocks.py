@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...ir.numbers import is_int
-from ...ir.sparse import BadPolicy, parse_policy
+from ...ir.sparse.policy import BadPolicy, parse_policy
 from ...ir.types import FLOAT, list_of
 from .. import ast
 from ..unparse import unparse_expression

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from ...ir import strict_json
+from ...ir.constraints.schema_form import TOO_DEEP, faults
 from ...ir.diagnostics import WeftTypeError, reason
-from ...ir.json_schema import TOO_DEEP, faults
 from ...ir.source import Source, Span
 
 FILE_TYPES = ("schema", "grammar")

@@ -20,7 +20,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from ...ir.diagnostics import Note, PassError
-from ...ir.pipeline import Access, Kind, Pipeline
+from ...ir.offload.pipeline import Access, Kind, Pipeline
 
 
 class Hazard(PassError):

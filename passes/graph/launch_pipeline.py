@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...ir.core import Operation, Term
-from ...ir.pipeline import Access, Kind, LaunchedTask, Pipeline, Task
+from ...ir.offload.pipeline import Access, Kind, LaunchedTask, Pipeline, Task
 from .memory_planning import size_of
 
 MAIN = "gpu"

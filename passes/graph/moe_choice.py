@@ -24,7 +24,7 @@ from ...cost_model.placement import Home, Placement
 from ...cost_model.policy import Policy
 from ...ir.diagnostics import CapacityError
 from ...ir.display.units import bytes_text
-from ...ir.page_formats import WIDE
+from ...ir.offload.page_formats import WIDE
 from .moe_fit import Room, Wish, fit_policy, pages_on_gpu, wish_of, with_disk
 
 Fit = Callable[[Wish], Policy]

@@ -16,8 +16,8 @@ from ...cost_model.policy import Policy
 from ...cost_model.policy_text import parse
 from ...ir.core import Module, Names, Operation, Region, Term, Value, make
 from ...ir.diagnostics import PassError
-from ...ir.page_formats import LOSSY, WIDE
-from ...ir.pipeline_schedules import build_pipeline
+from ...ir.offload.page_formats import LOSSY, WIDE
+from ...ir.offload.schedules import build_pipeline
 from ...ir.types import shape_of, tensor
 from ..manager import Context, GraphPass
 from ..rewrite import substitute

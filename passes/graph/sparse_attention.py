@@ -25,7 +25,7 @@ from ...cost_model.sparse_attention import (
 )
 from ...cost_model.sparse_bytes import AttentionShape
 from ...ir.core import Module, Operation, Term, Value, freeze, make
-from ...ir.sparse import SHARERS, SparsePolicy, parse_policy
+from ...ir.sparse.policy import SHARERS, SparsePolicy, parse_policy
 from ..manager import Context, GraphPass
 from .body import Body, rewrite_functions
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ...ir.core import Module, Operation, Symbol, Value, walk
-from ...ir.program import EFFECTS, VALUE_NAMES
+from ...ir.dialects.program import EFFECTS, VALUE_NAMES
 from ..manager import Context, ProgramPass
 from ..rewrite import uses
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ...ir.core import Module, Names, Operation, Region, Value, make, walk
-from ...ir.program import EFFECTS, VALUE_NAMES
+from ...ir.dialects.program import EFFECTS, VALUE_NAMES
 from ...ir.source import Span
 from ..manager import Context, ProgramPass
 from .fold_loops import Rounds

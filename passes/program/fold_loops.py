@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.core import Names, Operation, Region, Value, walk
-from ...ir.program import VALUE_NAMES
+from ...ir.dialects.program import VALUE_NAMES
 from ..manager import Context
 
 

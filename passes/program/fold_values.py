@@ -8,9 +8,9 @@ from typing import Any
 
 from ...ir.core import Operation, Symbol, Value, freeze, make, thaw
 from ...ir.diagnostics import RunError
+from ...ir.dialects.program import EFFECTS, VALUE_NAMES
 from ...ir.evaluate import evaluate
 from ...ir.numbers import is_int
-from ...ir.program import EFFECTS, VALUE_NAMES
 from ...ir.source import Span
 from ...ir.types import STR
 from ...ir.values import ErrorValue, ToolFailed, format_value

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.core import Names, Operation, Region, Symbol, Term, Value, make
-from ...ir.tile import extents_of
+from ...ir.dialects.tile import extents_of
 from ...ir.types import INDEX, buffer, dtype_of, tile
 
 _RANK = [

@@ -13,8 +13,8 @@ from math import prod
 
 from ...cost_model.hardware import Level
 from ...ir.core import Operation, Region, walk
+from ...ir.dialects.tile import extents_of
 from ...ir.schedule import Schedule
-from ...ir.tile import extents_of
 from ...ir.types import DTYPE_BYTES, dtype_of
 
 LATENCY = 650e-9

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+from ...ir.constraints.vocabulary_parts import part_words
 from ...ir.core import Operation, Term, walk
+from ...ir.dialects.tile import extents_of
 from ...ir.schedule import Schedule
-from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
-from ...ir.vocabulary_parts import part_words
 from .attention.parts import ALL, FEW, MANY
 from .attention.prompts import PROMPT
 from .attention.ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, SPECIALISED, THREE

@@ -18,7 +18,7 @@ from ...ir.types import INDEX, buffer
 
 MEETS = "meets"
 """The buffer in which programs count who has come: zeros before the first launch, and then a
-multiple of `ir.tile.MOST_MET` between launches, so that nothing sets it back."""
+multiple of `ir.dialects.tile.MOST_MET` between launches, so that nothing sets it back."""
 
 
 class CannotMeet(KernelError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...ir.core import Module, Operation, Value, walk
-from ...ir.program import SAMPLING, VALUE_NAMES, WHO
+from ...ir.dialects.program import SAMPLING, VALUE_NAMES, WHO
 from ...ir.types import KV, STREAM, list_of
 from ...ir.values import records_of
 from ...ir.vocabulary import ChatFormat, Part, Tokenizer

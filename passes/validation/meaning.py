@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...ir.core import Module, Operation, Region, Symbol
-from ...ir.program import ANNOTATIONS, VALUE_NAMES
+from ...ir.dialects.program import ANNOTATIONS, VALUE_NAMES
 from ...ir.types import STREAM
 from .terms import Term, Terms
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...ir.core import Module, Operation, Region, Term
-from ...ir.program import EFFECTS, SAMPLING, VALUE_NAMES, WHO
+from ...ir.dialects.program import EFFECTS, SAMPLING, VALUE_NAMES, WHO
 from ...ir.types import STR
 from ..manager import Context
 from .streams import only_annotated

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...ir.core import Module, Operation, Region, walk
-from ...ir.program import ANNOTATIONS, EFFECTS
+from ...ir.dialects.program import ANNOTATIONS, EFFECTS
 from ..manager import Context
 from .meaning import Event, Meaning, TooLarge, Trace
 from .proofs import equal

@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ...ir.automaton import DEAD, START, Automaton, shortest_bytes
-from ...ir.constraint_tables import stop_strings
+from ...ir.constraints.automaton import DEAD, START, Automaton, shortest_bytes
+from ...ir.constraints.tables import stop_strings
+from ...ir.constraints.token_table import TokenTable
+from ...ir.constraints.token_trie import TokenTrie
 from ...ir.core import Module
-from ...ir.token_table import TokenTable
-from ...ir.token_trie import TokenTrie
 from ...ir.vocabulary import Tokenizer
 from ..manager import Context
 

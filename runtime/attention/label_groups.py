@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir.sparse import SHARERS
+from ...ir.sparse.policy import SHARERS
 from .sharing import Node, shared_pages
 
 Array = np.ndarray

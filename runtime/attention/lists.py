@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ir.sparse import READ_WHOLE
+from ...ir.sparse.policy import READ_WHOLE
 from ..devices.zeros import zeros as device_zeros
 from ..execution.recipe import PLANNED
 from ..execution.step import StepInput

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ir.sparse import (
+from ...ir.sparse.policy import (
     FEW_PAIRS,
     LEAST_HEADS,
     LISTED,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...ir.automaton import DEAD
-from ...ir.token_table import TokenTable
+from ...ir.constraints.automaton import DEAD
+from ...ir.constraints.token_table import TokenTable
 
 MOST_BYTES, FEWER_BYTES = 1024, 256
 """Bytes that are looked ahead; the second where a table has more moves than `MANY_MOVES`, which are

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
+from ...ir.constraints.token_table import TokenTable
 from ...ir.core import Module, thaw
-from ...ir.token_table import TokenTable
 from ...ir.vocabulary import Tokenizer
 from .matcher import BadConstraint, Constraint, Matcher
 from .table_matcher import TableConstraint

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.automaton import START
-from ...ir.token_masks import WORTH
-from ...ir.token_table import SPACE, TokenTable
+from ...ir.constraints.automaton import START
+from ...ir.constraints.token_masks import WORTH
+from ...ir.constraints.token_table import SPACE, TokenTable
 from ...ir.vocabulary import Tokenizer
 from .calm_states import calm_tokens
 from .stops import TokenBytes

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...ir.display.units import bytes_text
 from ...ir.model import ModelConfig
-from ...ir.pipeline import LaunchedTask, Pipeline
+from ...ir.offload.pipeline import LaunchedTask, Pipeline
 from .key_device import KeyDevice
 from .key_room import KeyRoom
 from .sparse_decode import Layers

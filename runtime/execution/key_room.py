@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...ir.diagnostics import CapacityError
 from ...ir.display.units import sizes
 from ...ir.model import ModelConfig
-from ...ir.sparse import SparsePolicy
+from ...ir.sparse.policy import SparsePolicy
 
 
 class NoKeyRoom(CapacityError):

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...ir.constraints.token_masks import few_words
 from ...ir.core import Operation
-from ...ir.token_masks import few_words
 from ..devices.zeros import zeros
 from .executor import by_name
 from .library import Launch

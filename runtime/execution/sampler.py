@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ir.token_masks import FORBIDDEN, LEAST_ALLOWED
+from ...ir.constraints.token_masks import FORBIDDEN, LEAST_ALLOWED
 
 SampleKernel = Callable[
     [Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]

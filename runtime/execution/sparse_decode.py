@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ir.attention_calibration import AttentionCalibration, HeadChannels
 from ...ir.model import ModelConfig
-from ...ir.sparse import MOST_SCORED, SparsePolicy
+from ...ir.sparse.calibration import AttentionCalibration, HeadChannels
+from ...ir.sparse.policy import MOST_SCORED, SparsePolicy
 from ..devices.memory import Memory
 from ..devices.zeros import zeros
 from .step import StepInput, whole_rows

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...codegen.kernel import Kernel
-from ...ir.vocabulary_parts import part_count, part_words
+from ...ir.constraints.vocabulary_parts import part_count, part_words
 
 MANY = 112
 """Rows that are walked by one program each, as parts win nothing there: 64, 96 and 128 rows of 128

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...codegen.kernel import Kernel
-from ...ir.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS, part_count, part_words
+from ...ir.constraints.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS, part_count, part_words
 
 SUMS = 1 << SEARCH_BITS
 """Sums of a part that a round hands to the next, at most."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ir.core import Module, Term
 from ...ir.model import ModelConfig
-from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ...ir.offload.schedules import PipelineShape, build_pipeline
 from ..attention.lists import AttentionLists
 from ..attention.plan import Shape
 from ..devices.memory import rounded

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...ir.display.units import bytes_text
 from ...ir.model import ModelConfig
-from ...ir.pipeline import Kind, Pipeline, Task
-from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ...ir.offload.pipeline import Kind, Pipeline, Task
+from ...ir.offload.schedules import PipelineShape, build_pipeline
 from ..devices.streams import OffloadDevice
 from ..devices.zeros import zeros
 from ..execution.dtypes import TORCH

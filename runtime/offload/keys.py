@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...ir.diagnostics import CapacityError
-from ...ir.pipeline import Task
+from ...ir.offload.pipeline import Task
 from ..attention.lists import AttentionLists
 from ..devices.staging import Layout
 from .key_homes import KeyHomes

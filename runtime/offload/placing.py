@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...ir.pipeline_schedules import PipelineShape
+from ...ir.offload.schedules import PipelineShape
 
 LEAST_GAIN = 0.1
 """The share of the CPU's pairs that a change must save; less is noise."""

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 from weakref import WeakSet, ref
 
-from ...ir.pipeline import Pipeline, Task
+from ...ir.offload.pipeline import Pipeline, Task
 from ..devices.streams import OffloadDevice, Stream
 from .cores import Cores, keep_to
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ir.model import ModelConfig
-from ...ir.routing import RoutingTrace
+from ...ir.offload.routing import RoutingTrace
 from ..execution.step import StepInput
 
 PHASES = 4

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.pipeline import Kind, Task
+from ...ir.offload.pipeline import Kind, Task
 from ..devices.streams import OffloadDevice
 from .buffers import Buffers
 from .key_homes import KeyHomes

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ...ir.core import Operation, Region, Value
-from ...ir.program import VALUE_NAMES
+from ...ir.dialects.program import VALUE_NAMES
 from ...ir.types import STR
 from .code_pieces import listed
 from .code_writer import Writer, hint_of

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...ir.core import Operation, Region
+from ...ir.dialects.program import VALUE_NAMES
 from ...ir.evaluate import evaluate
-from ...ir.program import VALUE_NAMES
 
 AT_ONCE, ISSUED, ENDS, FLOW = range(4)
 """Kinds of lines: results come of the operands at once; a task gives them; the region ends; a

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...ir.constraint_tables import ConstraintTables
+from ...ir.constraints.tables import ConstraintTables
+from ...ir.constraints.token_table import TokenTable
 from ...ir.core import Module, Operation, Symbol, thaw
-from ...ir.token_table import TokenTable
 from ...ir.values import records_of
 from ...ir.vocabulary import Tokenizer
 from ..constraints.constraint import Constraints

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.core import Operation, Region
-from ...ir.program import VALUE_NAMES
+from ...ir.dialects.program import VALUE_NAMES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...ir.core import Module, Operation, Region, Term, walk
-from ...ir.program import SAMPLING
+from ...ir.dialects.program import SAMPLING
 from ...ir.values import records_of
 from ..programs.bindings import bind_tools, reachable
 from ..programs.effects import Effects

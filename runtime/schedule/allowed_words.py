@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ir.token_masks import ALONE, WORTH, few_words
+from ...ir.constraints.token_masks import ALONE, WORTH, few_words
 from ..execution.step import ModelExecutor
 from .batch import Batch
 

@@ -12,7 +12,7 @@ from weft.bench.documents.sparse import KINDS
 from weft.bench.sparse_attention import MODELS, POLICIES, loss_rows, recorded
 from weft.bench.sparse_attention import RESULTS as SPARSE
 from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
-from weft.ir.loss_table import FILE_NAME, load_losses
+from weft.ir.sparse.loss_table import FILE_NAME, load_losses
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)

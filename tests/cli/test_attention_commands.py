@@ -11,9 +11,9 @@ from weft.evaluation.harness import Measured
 from weft.evaluation.paired import Paired
 from weft.evaluation.perplexity import Perplexity
 from weft.frontend.checkpoints.checkpoint import open_checkpoint
-from weft.ir.calibration_file import load_calibration
 from weft.ir.diagnostics import WeftError
-from weft.ir.sparse import parse_policy
+from weft.ir.sparse.calibration_file import load_calibration
+from weft.ir.sparse.policy import parse_policy
 
 
 def weft(*arguments):

@@ -7,8 +7,8 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from weft.ir.attention_calibration import LEVELS
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.calibration import LEVELS
+from weft.ir.sparse.policy import SparsePolicy
 from weft.passes.tile.attention.paged import Attention
 from weft.passes.tile.selection.labels import Labels, Scores, label_scores, label_write
 from weft.passes.tile.selection.selection import Selection, select_keys

@@ -10,10 +10,10 @@ import pytest
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.codegen.triton.emit import emit
 from weft.ir.core import Module, walk
+from weft.ir.dialects.tile import extents_of
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.schedule import Schedule
-from weft.ir.tile import extents_of
 from weft.ir.verifier import verify
 from weft.passes.tile.attention.join import MOST_FEW, attention_merge, merge_of_many
 from weft.passes.tile.attention.parts import ALL, Parts, attention_parts

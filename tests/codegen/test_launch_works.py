@@ -14,7 +14,7 @@ from weft.cost_model.sparse_attention import sparse_parts
 from weft.cost_model.sparse_bytes import AttentionShape
 from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
-from weft.ir.sparse import parse_policy
+from weft.ir.sparse.policy import parse_policy
 from weft.options import Options
 from weft.passes.tile.attention.ways import LONG, LONG_PROMPTS
 from weft.passes.tile.regimes import Sparse, lower_for_gpu, lower_model, merge_kernels

@@ -13,7 +13,7 @@ from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module, Operation
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
-from weft.ir.sparse import MOST_PARTS, SparsePolicy, parse_policy
+from weft.ir.sparse.policy import MOST_PARTS, SparsePolicy, parse_policy
 from weft.ir.verifier import verify
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.lowering.sparse import selection_on_gpu

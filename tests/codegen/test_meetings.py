@@ -12,10 +12,10 @@ from weft.codegen.meaning.evaluate import Evaluator
 from weft.codegen.meaning.reference import phases, run_kernel
 from weft.codegen.triton.emit import emit
 from weft.ir.core import Operation, walk
+from weft.ir.dialects.tile import MOST_MET
 from weft.ir.expression import read
 from weft.ir.schedule import Schedule
-from weft.ir.sparse import few_pairs
-from weft.ir.tile import MOST_MET
+from weft.ir.sparse.policy import few_pairs
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.meeting import MEETS, CannotMeet, meeting
 from weft.passes.tile.selection.row_parts import LEAST_PARTS, MOST_OF_MANY, PARTS, SHARES, extent

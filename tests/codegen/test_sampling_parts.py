@@ -12,8 +12,8 @@ import pytest
 import torch
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.reference import run_kernel
+from weft.ir.constraints.vocabulary_parts import PART_WORDS, part_count, part_words
 from weft.ir.core import Operation, walk
-from weft.ir.vocabulary_parts import PART_WORDS, part_count, part_words
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.rows.sampling_parts import argmax_join, survey_parts
 from weft.passes.tile.rows.sampling_rounds import count_round, kept_parts, mass_round, sample_join

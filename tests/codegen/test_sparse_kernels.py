@@ -11,7 +11,7 @@ from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.policy import SparsePolicy
 from weft.ir.verifier import verify
 from weft.passes.tile.attention.paged import decode
 from weft.tests.codegen.kernel_case import interpreted

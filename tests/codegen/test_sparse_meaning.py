@@ -9,10 +9,10 @@ from weft.codegen.meaning.sparse_decode_reference import DecodeAttention
 from weft.codegen.meaning.sparse_meaning import SparseMeaning
 from weft.codegen.measure.observe_attention import AttentionObserver
 from weft.frontend.models.registry import build_graph
-from weft.ir.attention_calibration import Provenance
 from weft.ir.core import Module
 from weft.ir.model import ModelConfig, Rope
-from weft.ir.sparse import parse_policy
+from weft.ir.sparse.calibration import Provenance
+from weft.ir.sparse.policy import parse_policy
 from weft.passes.graph.sparse_attention import OrderChannels, SparseAttention
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes

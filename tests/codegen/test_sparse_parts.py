@@ -10,7 +10,7 @@ import pytest
 import torch
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.codegen.meaning.arrays import narrow, widen
-from weft.ir.sparse import MOST_PARTS, SparsePolicy
+from weft.ir.sparse.policy import MOST_PARTS, SparsePolicy
 from weft.passes.tile.attention.join import attention_merge
 from weft.passes.tile.attention.parts import FEW, attention_parts
 from weft.passes.tile.gpu_schedules import gpu_schedule

@@ -15,9 +15,9 @@ from weft.codegen.meaning.sparse_reference import (
 )
 from weft.codegen.measure.observe_attention import AttentionObserver
 from weft.frontend.models.registry import build_graph
-from weft.ir.attention_calibration import HeadChannels, Provenance
 from weft.ir.model import ModelConfig, Rope
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.calibration import HeadChannels, Provenance
+from weft.ir.sparse.policy import SparsePolicy
 from weft.runtime.execution.weights import RandomTensors, load_weights
 
 CONFIG = ModelConfig("LlamaForCausalLM", 64, 32, 2, 4, 2, 16, 48, 512, Rope(), windows=(0, 0))

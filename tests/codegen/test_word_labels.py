@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.ir.core import Operation
-from weft.ir.sparse import MOST_PARTS, SparsePolicy
+from weft.ir.sparse.policy import MOST_PARTS, SparsePolicy
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.selection import word_labels
 from weft.passes.tile.selection.bin_boundary import BinSelection

@@ -9,10 +9,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
-from weft.ir.sparse import MOST_PARTS, MOST_SHARES, SHARERS
-from weft.ir.sparse import SCORE_STEPS as BINS
+from weft.ir.sparse.calibration import LEVELS
+from weft.ir.sparse.policy import MOST_PARTS, MOST_SHARES, SHARERS
+from weft.ir.sparse.policy import SCORE_STEPS as BINS
 from weft.passes.tile.meeting import meeting
 from weft.passes.tile.selection.bin_boundary import BinSelection
 from weft.passes.tile.selection.bin_selection import select_bins

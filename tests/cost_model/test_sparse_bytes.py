@@ -14,7 +14,7 @@ from weft.cost_model.sparse_bytes import (
     sparse_bytes,
     speedup,
 )
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.policy import SparsePolicy
 
 LLAMA = AttentionShape(32, 8, 128, "bf16")
 N = 131072

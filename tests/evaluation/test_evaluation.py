@@ -13,8 +13,8 @@ from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.retrieval import KINDS, ROOM, judge, questions
 from weft.evaluation.subject import ContextTooLong, Subject
 from weft.frontend.checkpoints.checkpoint import ZOO, open_checkpoint
-from weft.ir.calibration_file import save_calibration
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.calibration_file import save_calibration
+from weft.ir.sparse.policy import SparsePolicy
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from random import Random
 
 import numpy as np
-from weft.ir.automaton import START, Automaton, shortest_bytes
+from weft.ir.constraints.automaton import START, Automaton, shortest_bytes
 
 
 def random_text(found: Automaton, random: Random) -> bytes:

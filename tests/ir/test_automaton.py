@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.bench.constraints.random_schemas import random_schema
-from weft.ir.automaton import (
+from weft.ir.constraints.automaton import (
     MAX_STATES,
     START,
     Chars,
@@ -19,9 +19,9 @@ from weft.ir.automaton import (
     longest_bytes,
     minimised,
 )
-from weft.ir.automaton_regex import is_whole, regex
-from weft.ir.automaton_schema import integers, schema
-from weft.ir.automaton_utf8 import EVERY, byte_sequences, complement, union
+from weft.ir.constraints.regex import is_whole, regex
+from weft.ir.constraints.schema import integers, schema
+from weft.ir.constraints.utf8 import EVERY, byte_sequences, complement, union
 from weft.tests.each_time import examples
 from weft.tests.ir.random_texts import random_text
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 from threading import Thread
 
 import pytest
-from weft.ir.attention_calibration import (
+from weft.ir.diagnostics import WeftError
+from weft.ir.model import ModelConfig, Rope
+from weft.ir.sparse.calibration import (
     AttentionCalibration,
     BadCalibration,
     HeadChannels,
@@ -17,10 +19,12 @@ from weft.ir.attention_calibration import (
     OtherRopeLayout,
     Provenance,
 )
-from weft.ir.calibration_file import load_calibration, read_published, save_calibration
-from weft.ir.diagnostics import WeftError
-from weft.ir.model import ModelConfig, Rope
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.calibration_file import (
+    load_calibration,
+    read_published,
+    save_calibration,
+)
+from weft.ir.sparse.policy import SparsePolicy
 
 CONFIG = ModelConfig("LlamaForCausalLM", 100, 32, 3, 4, 2, 8, 48, 512, Rope())
 MEND = "weft calibrate-attention"

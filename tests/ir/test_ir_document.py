@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import weft
-from weft.ir.document import DIALECTS, update
+from weft.ir.dialects.document import DIALECTS, update
 from weft.ir.expression import FUNCTIONS
 from weft.ir.parser import parse_module
 from weft.ir.types import DTYPE_BYTES
@@ -21,7 +21,7 @@ def text() -> str:
 
 
 def test_tables_are_those_of_the_dialects(text: str) -> None:
-    assert update(text) == text, "run: python -m weft.ir.document docs/ir.md"
+    assert update(text) == text, "run: python -m weft.ir.dialects.document docs/ir.md"
 
 
 def test_every_operation_is_named(text: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from weft.ir.loss_table import (
+from weft.ir.sparse.loss_table import (
     MeasuredLoss,
     NoLossTable,
     NoPolicyWithin,

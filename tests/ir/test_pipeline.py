@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from weft.ir.offload.builder import PipelineBuilder
+from weft.ir.offload.pipeline import Access, BrokenPipeline, Kind, Pipeline
+from weft.ir.offload.schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.ir.parser import parse_module
-from weft.ir.pipeline import Access, BrokenPipeline, Kind, Pipeline
-from weft.ir.pipeline_builder import PipelineBuilder
-from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.ir.verifier import verify
 
 SHAPE = PipelineShape(

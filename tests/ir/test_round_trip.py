@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from weft.ir import graph, plan, program, tile, verifier
+from weft.ir import verifier
 from weft.ir.core import Module, Operation, Region, Symbol, Table, Term, Value, freeze, thaw
-from weft.ir.dialect import Dialect
+from weft.ir.dialects import graph, plan, program, tile
+from weft.ir.dialects.dialect import Dialect
 from weft.ir.parser import IRSyntaxError, UndefinedValue, parse_module
 from weft.ir.printer import print_module
 from weft.ir.source import Span

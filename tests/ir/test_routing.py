@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.ir.routing import BadRouting, RoutingTrace
+from weft.ir.offload.routing import BadRouting, RoutingTrace
 
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 20), st.integers(0, 9), st.data())

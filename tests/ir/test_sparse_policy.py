@@ -5,7 +5,7 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.ir.sparse import BadPolicy, SparsePolicy, parse_policies, parse_policy
+from weft.ir.sparse.policy import BadPolicy, SparsePolicy, parse_policies, parse_policy
 
 SHARES = st.one_of(st.integers(1, 64).map(lambda n: 1 / n), st.floats(0.001, 1.0))
 

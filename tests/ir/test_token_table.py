@@ -9,17 +9,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from weft.frontend.checkpoints.checkpoint import open_checkpoint
-from weft.ir.automaton import (
+from weft.ir.constraints.automaton import (
     START,
     NotRegular,
     automaton,
 )
-from weft.ir.automaton_regex import regex
-from weft.ir.automaton_schema import schema
-from weft.ir.automaton_stops import until_stop
-from weft.ir.constraint_tables import ConstraintTables, _known
-from weft.ir.token_table import TokenTable, expression_of, token_table
-from weft.ir.token_trie import TokenTrie
+from weft.ir.constraints.regex import regex
+from weft.ir.constraints.schema import schema
+from weft.ir.constraints.stops import until_stop
+from weft.ir.constraints.tables import ConstraintTables, _known
+from weft.ir.constraints.token_table import TokenTable, expression_of, token_table
+from weft.ir.constraints.token_trie import TokenTrie
 from weft.tests.each_time import examples
 from weft.tests.ir.random_texts import random_text
 

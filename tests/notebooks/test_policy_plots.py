@@ -22,8 +22,8 @@ from weft.cost_model.hrm.timed import run
 from weft.cost_model.pipelines import pipeline_shape
 from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
-from weft.ir.pipeline_schedules import build_pipeline
-from weft.ir.sparse import parse_policy
+from weft.ir.offload.schedules import build_pipeline
+from weft.ir.sparse.policy import parse_policy
 from weft.plots.channels import bytes_chart, channel_chart, spread_by_rank
 from weft.plots.controls import sliders
 from weft.plots.gantt import Gantt

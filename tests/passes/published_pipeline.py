@@ -7,7 +7,7 @@ attention two micro-batches ahead is launched only where there are more than two
 
 from dataclasses import replace
 
-from weft.ir.pipeline import Access, Kind, Pipeline
+from weft.ir.offload.pipeline import Access, Kind, Pipeline
 
 
 def events_on_the_idle_stream(pipeline):

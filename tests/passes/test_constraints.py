@@ -5,7 +5,7 @@ import errno
 import pytest
 from weft.codegen.table_cache import TableCache
 from weft.compiler import Compilation
-from weft.ir import constraint_tables
+from weft.ir.constraints import tables as constraint_tables
 from weft.options import Options
 
 PROGRAM = """

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.ir.pipeline import Access, Kind, Pipeline, Task
-from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape, build_pipeline
+from weft.ir.offload.pipeline import Access, Kind, Pipeline, Task
+from weft.ir.offload.schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.passes.graph import hazards
 from weft.passes.graph.hazards import Hazard, Missing, obligations, prove_hazards, race
 from weft.tests.each_time import each_time

@@ -15,10 +15,10 @@ from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module, Operation
 from weft.ir.expression import read
+from weft.ir.offload.pipeline import Pipeline
 from weft.ir.parser import parse_module
-from weft.ir.pipeline import Pipeline
 from weft.ir.printer import print_module
-from weft.ir.sparse import parse_policy
+from weft.ir.sparse.policy import parse_policy
 from weft.ir.verifier import verify
 from weft.passes.graph.hazards import Hazard, prove_hazards, race
 from weft.passes.graph.launch_pipeline import launch_pipeline

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from weft.cost_model.placement import Placement, PolicyError
 from weft.cost_model.policy_text import dumps
 from weft.ir.core import Module, Symbol
+from weft.ir.offload.pipeline import Pipeline
 from weft.ir.parser import parse_module
-from weft.ir.pipeline import Pipeline
 from weft.ir.verifier import verify
 from weft.passes.graph.moe_fit import CapTooSmall, HostTooSmall, Room, Wish, fit_policy
 from weft.passes.graph.moe_functions import cut

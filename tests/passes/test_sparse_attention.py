@@ -21,7 +21,7 @@ from weft.cost_model.work import work_of
 from weft.frontend.models.presets import PRESETS
 from weft.frontend.models.registry import build_graph
 from weft.ir.parser import parse_module
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.policy import SparsePolicy
 from weft.passes.graph.sparse_attention import OrderChannels, SparseAttention
 from weft.passes.manager import Context, MissingFact, run_passes
 from weft.passes.tile.regimes import Sparse, lower_for_gpu, lower_model

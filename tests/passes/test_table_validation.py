@@ -11,9 +11,9 @@ from weft.frontend.lowering.lower import lower
 from weft.frontend.semantics.checker import check
 from weft.frontend.semantics.constraints import constraint_of
 from weft.frontend.text.parser import parse_text
-from weft.ir.automaton import START
-from weft.ir.token_table import TokenTable, token_table
-from weft.ir.token_trie import TokenTrie
+from weft.ir.constraints.automaton import START
+from weft.ir.constraints.token_table import TokenTable, token_table
+from weft.ir.constraints.token_trie import TokenTrie
 from weft.passes.manager import Context, run_passes
 from weft.passes.program.plans.constraints import CompileConstraints
 from weft.passes.validation.registry import ChangedMeaning, validation

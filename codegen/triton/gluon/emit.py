@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from ....ir.core import Operation, Value, walk
+from ....ir.dialects.tile import extents_of
 from ....ir.schedule import Schedule
-from ....ir.tile import extents_of
 from ....ir.types import shape_of
 from ..chain import in_order
 from ..expressions import TRITON

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ....ir.core import Operation, Value, walk
 from ....ir.diagnostics import KernelError
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
 from ....ir.types import dtype_of, shape_of
 from ..barriers import behind_barriers
 from ..shapes import axes_of, padded_shapes

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ....ir.core import Operation, Value, walk
+from ....ir.dialects.tile import extents_of
 from ....ir.schedule import SWIZZLED, Schedule
-from ....ir.tile import extents_of
 from ....ir.types import shape_of
 from ..chain import WAIT, in_order
 from ..expressions import TRITON

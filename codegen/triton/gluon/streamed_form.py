@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from ....ir.core import Operation, Value, walk
+from ....ir.dialects.tile import extents_of
 from ....ir.schedule import SWIZZLED
-from ....ir.tile import extents_of
 from ....ir.types import dtype_of, shape_of
 from ..shapes import axes_of, padded_shapes
 from .form import GROUP_ROWS, WRITTEN, NoGluon, Split, has_own_names

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ....ir.core import Module, Operation, Region, Symbol, Term, walk
 from ....ir.diagnostics import PassError
-from ....ir.program import EFFECTS, SAMPLING, VALUE_NAMES, WHO
+from ....ir.dialects.program import EFFECTS, SAMPLING, VALUE_NAMES, WHO
 from ...manager import Context, ProgramPass
 from ..roles import Roles
 from .count import describe_calls

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ....ir.budget import UNBOUNDED, Expr, largest, plus, times, value_of
 from ....ir.core import Module, Operation, Region, Value, freeze, walk
-from ....ir.program import VALUE_NAMES
+from ....ir.dialects.program import VALUE_NAMES
 from ....ir.types import KV
 from ....ir.vocabulary import Tokenizer
 from ...manager import Context, PlanPass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ....ir.core import Module, Operation, Region, Value, freeze, walk
-from ....ir.region_checks import leaves
+from ....ir.dialects.region_checks import leaves
 from ....ir.types import KV
 from ...manager import Context, PlanPass
 from ...rewrite import rewrite_list

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ....ir.constraint_tables import ConstraintTables, opening_of, stop_strings
+from ....ir.constraints.tables import ConstraintTables, opening_of, stop_strings
+from ....ir.constraints.token_table import TokenTable
 from ....ir.core import Module, Operation
-from ....ir.token_table import TokenTable
 from ...manager import Context, ProgramPass
 
 

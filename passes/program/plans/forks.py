@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....ir.core import Operation, Region, make
-from ....ir.program import VALUE_NAMES
+from ....ir.dialects.program import VALUE_NAMES
 from ....ir.types import KV, list_of
 from ..roles import frame_of
 from .control import ControlLowering

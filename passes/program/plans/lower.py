@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ....ir.constraint_tables import opening_of, stop_strings
+from ....ir.constraints.tables import opening_of, stop_strings
+from ....ir.constraints.token_table import TokenTable
 from ....ir.core import Module, Names, Operation, Region, Symbol, make
 from ....ir.diagnostics import PassError
-from ....ir.token_table import TokenTable
 from ....ir.types import KV
 from ...manager import Context, ProgramPass
 from .constraints import tables_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.core import Operation, Value, make, walk
 from ....ir.diagnostics import ModelError, PassError
-from ....ir.program import SAMPLING, VALUE_NAMES, WHO
+from ....ir.dialects.program import SAMPLING, VALUE_NAMES, WHO
 from ....ir.types import KV, STREAM
 from ....ir.vocabulary import Frame
 from ..roles import frame_of

@@ -13,8 +13,8 @@ from typing import Any
 
 from ....ir.core import Module, Operation, Region, walk
 from ....ir.diagnostics import RunError
+from ....ir.dialects.program import VALUE_NAMES
 from ....ir.evaluate import branches_of
-from ....ir.program import VALUE_NAMES
 from ....ir.vocabulary import Tokenizer
 from .boundaries import common
 from .calls import Call, CallWalk, Enough, Frame

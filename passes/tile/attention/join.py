@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....ir.core import Operation, Value
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
 from ..builder import KernelBuilder
 
 UNSEEN, LOWEST = -1e30, -1e20

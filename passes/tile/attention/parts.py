@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ....ir.core import Operation, Value
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
 from ..builder import KernelBuilder
 from .join import LOWEST, QUOTIENT, UNSEEN, States
 from .paged import LOG2E

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ....ir.core import Operation, Symbol, Table, Term, Value
-from ....ir.sparse import READ_WHOLE
+from ....ir.sparse.policy import READ_WHOLE
 from ..attention.grouped import GROUPED
 from ..attention.parts import ALL, Parts, attention_parts
 from ..attention.ways import (

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ....ir.core import Operation, Term, Value
-from ....ir.sparse import (
+from ....ir.sparse.policy import (
     LISTED,
     LISTED_SLOTS,
     MOST_PARTS,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from ....ir.core import Operation, Value
+from ....ir.dialects.tile import extents_of
 from ....ir.schedule import Schedule
-from ....ir.tile import extents_of
 from ....ir.types import DTYPE_BYTES, SCALED
 from ..builder import KernelBuilder
 

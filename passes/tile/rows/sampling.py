@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ....ir.constraints.token_masks import FORBIDDEN, LEAST_ALLOWED, few_words
 from ....ir.core import Operation, Value
 from ....ir.schedule import Schedule
-from ....ir.token_masks import FORBIDDEN, LEAST_ALLOWED, few_words
 from ..builder import KernelBuilder, Loop
 
 LOG2E = 1.4426950408889634

@@ -8,8 +8,8 @@ asked for.
 
 from __future__ import annotations
 
+from ....ir.constraints.vocabulary_parts import part_count
 from ....ir.core import Operation, Value
-from ....ir.vocabulary_parts import part_count
 from .sampling import LEAST, LOG2E, RowWalk
 
 SURVEY = ("best", "first", "second", "top", "mass")

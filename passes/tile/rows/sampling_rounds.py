@@ -12,8 +12,8 @@ read its keys, at no particular time, so that none may write new ones in their p
 
 from __future__ import annotations
 
+from ....ir.constraints.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS
 from ....ir.core import Operation, Value
-from ....ir.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS
 from .sampling import GOAL, HIGHEST, KEY_VALUE, LEAST, LOG2E, LOWEST, keys_between, narrowed
 from .sampling_parts import PartWalk
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import log2
 
 from ....ir.core import Value
-from ....ir.sparse import MOST_PARTS, MOST_SHARES
-from ....ir.sparse import SCORE_STEPS as BINS
+from ....ir.sparse.policy import MOST_PARTS, MOST_SHARES
+from ....ir.sparse.policy import SCORE_STEPS as BINS
 from ..builder import KernelBuilder
 from .packed_counts import KINDS
 from .row_parts import MOST_OF_MANY, PARTS, SHARES, Middle, parts_of

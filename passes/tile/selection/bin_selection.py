@@ -9,8 +9,8 @@ token from a step on.
 from __future__ import annotations
 
 from ....ir.core import Operation, Value
-from ....ir.sparse import MOST_SHARES
-from ....ir.sparse import SCORE_STEPS as BINS
+from ....ir.sparse.policy import MOST_SHARES
+from ....ir.sparse.policy import SCORE_STEPS as BINS
 from ..builder import KernelBuilder
 from .bin_boundary import BinSelection, Boundary, Ending
 from .packed_counts import KINDS

@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import prod
 
 from ....ir.core import Value
-from ....ir.sparse import STEP_KINDS as KINDS
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
+from ....ir.sparse.policy import STEP_KINDS as KINDS
 from ..builder import KernelBuilder
 
 FEW = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ....ir.core import Value
-from ....ir.sparse import FEW_PAIRS, LEAST_HEADS
+from ....ir.sparse.policy import FEW_PAIRS, LEAST_HEADS
 from ..builder import KernelBuilder
 
 PARTS = f"where(P <= {FEW_PAIRS}, 32, where(P <= 512, 16, 4))"

@@ -8,9 +8,9 @@ counted here. Where what steps are worth matters too, all steps are.
 from __future__ import annotations
 
 from ....ir.core import Operation, Value
-from ....ir.sparse import MOST_SHARES
-from ....ir.sparse import SCORE_STEPS as BINS
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
+from ....ir.sparse.policy import MOST_SHARES
+from ....ir.sparse.policy import SCORE_STEPS as BINS
 from ..builder import KernelBuilder
 from .bin_boundary import BinSelection, Boundary, Tally, sum_of
 from .packed_counts import KINDS, MOST, add_nibbles, sum_counts

@@ -7,7 +7,7 @@ of each byte; marks of a few words that follow each other become bits, one a tok
 from __future__ import annotations
 
 from ....ir.core import Value
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
 from ..builder import KernelBuilder
 
 WIDTH = 4

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from math import log
 
 from ....ir.core import Value
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
 from ..builder import KernelBuilder
 from .labels import Scores, label_codes
 from .row_parts import parts_of

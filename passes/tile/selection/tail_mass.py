@@ -7,7 +7,7 @@ Kept as the online softmax is: the largest score so far, and lane by lane the su
 from __future__ import annotations
 
 from ....ir.core import Value
-from ....ir.sparse import MOST_PARTS
+from ....ir.sparse.policy import MOST_PARTS
 from ..builder import KernelBuilder
 
 UNSEEN, LOWEST = -1e30, -1e20

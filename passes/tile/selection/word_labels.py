@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....ir.attention_calibration import LEVELS
 from ....ir.core import Operation, Value
-from ....ir.sparse import MOST_SCORED, SHARERS
-from ....ir.sparse import SCORE_STEPS as BINS
+from ....ir.sparse.calibration import LEVELS
+from ....ir.sparse.policy import MOST_SCORED, SHARERS
+from ....ir.sparse.policy import SCORE_STEPS as BINS
 from ..builder import KernelBuilder
 from .labels import Labels, _rounded
 from .packed_counts import ROUNDS

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....ir.core import Operation, Value
-from ....ir.sparse import MOST_PARTS
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
+from ....ir.sparse.policy import MOST_PARTS
 from ..builder import KernelBuilder
 from .packed_counts import KINDS, add_counts, no_counts, sum_counts
 from .query_words import Rounding

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....ir.core import Operation, Value
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
 from ..attention.paged import _QUOTIENT, Attention, _Common
 from ..builder import KernelBuilder
 from ..selection.labels import Scores

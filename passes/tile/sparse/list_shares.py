@@ -10,7 +10,7 @@ begins once, in place of three times, and its programs are there when the list i
 from __future__ import annotations
 
 from ....ir.core import Operation, Value
-from ....ir.sparse import MOST_PARTS as SHARES
+from ....ir.sparse.policy import MOST_PARTS as SHARES
 from ..attention.join import LOWEST, QUOTIENT
 from ..builder import KernelBuilder
 from ..selection.row_parts import PARTS, extent

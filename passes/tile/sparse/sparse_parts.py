@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ....ir.core import Operation, Value
-from ....ir.tile import extents_of
+from ....ir.dialects.tile import extents_of
 from ..attention.join import LOWEST, UNSEEN
 from ..attention.parts import MANY, Parts, _Parts
 from ..selection.labels import Scores

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....ir.core import Operation
-from ....ir.sparse import SparsePolicy
+from ....ir.sparse.policy import SparsePolicy
 from ..meeting import meeting
 from ..selection.bin_boundary import BinSelection
 from ..selection.bin_selection import select_bins

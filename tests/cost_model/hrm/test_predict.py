@@ -27,8 +27,8 @@ from weft.cost_model.scene import Scene as GraphScene
 from weft.cost_model.work import work_of
 from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
-from weft.ir.pipeline import Kind
-from weft.ir.pipeline_schedules import build_pipeline
+from weft.ir.offload.pipeline import Kind
+from weft.ir.offload.schedules import build_pipeline
 
 CONFIG = preset("mixtral-8x7b-1l")
 SHAPE = MoeShape.of(CONFIG)

@@ -7,7 +7,7 @@ last digits of fill and drain over its layers, so a few tenths differ.
 
 import pytest
 from weft.cost_model.simulate import Cost, simulate
-from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
+from weft.ir.offload.schedules import PipelineShape, build_pipeline
 
 LAYER = 2818572288.0
 ATTENTION = 33.5e6

@@ -6,7 +6,7 @@ from weft.cost_model.hrm.machine import ATTENTION_CORES, HostedGpu
 from weft.cost_model.hrm.starts import CALLS, CALLS_PER_PAGE, simulate_started, start_seconds
 from weft.cost_model.hrm.timed import UNDER_WAY
 from weft.cost_model.simulate import Cost
-from weft.ir.pipeline import Kind, Pipeline, Task
+from weft.ir.offload.pipeline import Kind, Pipeline, Task
 from weft.runtime.devices import streams
 from weft.runtime.offload import cores
 

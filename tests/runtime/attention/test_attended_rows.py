@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse.policy import SparsePolicy
 from weft.runtime.attention.cost import Rates, Shape
 from weft.runtime.attention.lists import ARRAYS, AttentionLists
 from weft.runtime.attention.sparse_lists import SparseLists, fills

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.ir.sparse import SHARERS
+from weft.ir.sparse.policy import SHARERS
 from weft.runtime.attention.label_groups import LabelGroup, group_arrays, label_groups
 
 ROWS = st.lists(st.lists(st.integers(0, 1), max_size=6), min_size=1, max_size=12)

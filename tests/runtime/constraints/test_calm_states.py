@@ -5,8 +5,8 @@ from random import Random
 
 import numpy as np
 import pytest
-from weft.ir.token_table import token_table
-from weft.ir.token_trie import TokenTrie
+from weft.ir.constraints.token_table import token_table
+from weft.ir.constraints.token_trie import TokenTrie
 from weft.runtime import engine as engine_module
 from weft.runtime.constraints import calm_states
 from weft.runtime.constraints.table_matcher import TableConstraint

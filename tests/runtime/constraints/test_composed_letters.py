@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 from llguidance import LLMatcher
-from weft.ir.constraint_tables import ConstraintTables
+from weft.ir.constraints.tables import ConstraintTables
 from weft.runtime.constraints.guided import GuidedMatcher, grammar_of, guide
 from weft.runtime.simulator import ToyTokenizer
 

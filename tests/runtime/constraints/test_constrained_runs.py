@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from weft.frontend.semantics.constraints import constraint_of, records_of
-from weft.ir.constraint_tables import ConstraintTables
+from weft.ir.constraints.tables import ConstraintTables
 from weft.ir.types import record
 from weft.runtime import engine as engine_module
 from weft.runtime.engine import Engine

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher
 from weft.bench.constraints.random_schemas import random_schema
 from weft.frontend.checkpoints.checkpoint import open_checkpoint
-from weft.ir.automaton import NotRegular
-from weft.ir.token_table import TokenTable, token_table
-from weft.ir.token_trie import TokenTrie
+from weft.ir.constraints.automaton import NotRegular
+from weft.ir.constraints.token_table import TokenTable, token_table
+from weft.ir.constraints.token_trie import TokenTrie
 from weft.runtime.constraints.guided import GuidedMatcher, grammar_of, guide
 from weft.runtime.constraints.table_matcher import TableConstraint
 from weft.runtime.simulator import ToyTokenizer

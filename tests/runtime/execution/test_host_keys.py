@@ -26,8 +26,8 @@ from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models.presets import preset
 from weft.ir.diagnostics import CapacityError
 from weft.ir.model import ModelConfig
-from weft.ir.pipeline import Task
-from weft.ir.sparse import SparsePolicy, parse_policy
+from weft.ir.offload.pipeline import Task
+from weft.ir.sparse.policy import SparsePolicy, parse_policy
 from weft.options import BadOption, Options
 from weft.runtime.devices.memory import DeviceMemoryExceeded
 from weft.runtime.execution.host_keys import HostKeys, KeyTraffic, Staged

@@ -17,10 +17,10 @@ from weft.cost_model.hardware import NoSuchFigure
 from weft.cost_model.hardware_file import load, save
 from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.semantics.errors import WrongOption
-from weft.ir.attention_calibration import NotCalibrated, OtherModel
-from weft.ir.calibration_file import FILE_NAME as CALIBRATION
-from weft.ir.loss_table import LosesMore, MeasuredLoss, NoLossTable, save_losses
-from weft.ir.sparse import BadPolicy
+from weft.ir.sparse.calibration import NotCalibrated, OtherModel
+from weft.ir.sparse.calibration_file import FILE_NAME as CALIBRATION
+from weft.ir.sparse.loss_table import LosesMore, MeasuredLoss, NoLossTable, save_losses
+from weft.ir.sparse.policy import BadPolicy
 from weft.options import BadOption, Options
 from weft.runtime.execution import short_steps
 from weft.runtime.execution.step import StepInput

@@ -25,9 +25,9 @@ from weft.compiler.attention import Attention
 from weft.compiler.key_offload import key_costs
 from weft.compiler.loading import device_sampler, executor_on
 from weft.frontend.models.registry import build_graph
-from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
-from weft.ir.sparse import parse_policy
+from weft.ir.sparse.calibration import AttentionCalibration, HeadChannels
+from weft.ir.sparse.policy import parse_policy
 from weft.options import Launch, Options
 from weft.passes.graph.tensor_parallel import TensorParallel
 from weft.passes.graph.weight_format import ChooseWeightFormat

@@ -22,8 +22,8 @@ from weft.codegen.build_cuda import load_kernels
 from weft.codegen.meaning.sparse_decode_reference import DecodeAttention
 from weft.compiler.loading import device_sampler, executor_on
 from weft.frontend.models.registry import build_graph
-from weft.ir.constraint_tables import ConstraintTables
-from weft.ir.token_table import TokenTable
+from weft.ir.constraints.tables import ConstraintTables
+from weft.ir.constraints.token_table import TokenTable
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels

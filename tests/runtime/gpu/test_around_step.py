@@ -11,7 +11,7 @@ import pytest
 import torch
 from weft.codegen.meaning.reference import run_kernel
 from weft.cost_model.hardware_file import load
-from weft.ir.vocabulary_parts import SEARCH_ROUNDS
+from weft.ir.constraints.vocabulary_parts import SEARCH_ROUNDS
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.gpu.around_step import GREEDY, SAMPLED, launches_around

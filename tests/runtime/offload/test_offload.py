@@ -17,8 +17,8 @@ from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
 from weft.ir.core import Module, walk
 from weft.ir.diagnostics import CapacityError
-from weft.ir.pipeline import Kind
-from weft.ir.pipeline_schedules import SCHEDULES
+from weft.ir.offload.pipeline import Kind
+from weft.ir.offload.schedules import SCHEDULES
 from weft.ir.types import dtype_of, shape_of, tensor
 from weft.options import Options
 from weft.passes.graph.hazards import Hazard

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
+from weft.ir.offload.schedules import PipelineShape, build_pipeline
 from weft.runtime.devices.streams import SimulatedDevice
 from weft.runtime.offload.cores import divided
 from weft.runtime.offload.executor import HOST_QUEUES

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from weft.ir.pipeline_schedules import PipelineShape
+from weft.ir.offload.schedules import PipelineShape
 from weft.options import BadOption, Options
 from weft.runtime.devices import streams as streams_module
 from weft.runtime.devices.memory import MIB, DeviceMemoryExceeded, Memory

@@ -8,8 +8,8 @@ from threading import Event, Thread
 from time import sleep
 
 import pytest
-from weft.ir.pipeline import Kind
-from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
+from weft.ir.offload.pipeline import Kind
+from weft.ir.offload.schedules import PipelineShape, build_pipeline
 from weft.runtime.devices.streams import SimulatedDevice
 from weft.runtime.offload import queues as queues_module
 from weft.runtime.offload.executor import HOST_QUEUES
@@ -124,7 +124,7 @@ def test_a_run_that_is_stopped_does_no_more_than_what_is_under_way():
 
 ENDS_IN_MID_STEP = """
 import torch
-from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
+from weft.ir.offload.schedules import PipelineShape, build_pipeline
 from weft.runtime.devices.streams import SimulatedDevice
 from weft.runtime.offload.queues import Queues
 

@@ -14,7 +14,7 @@ from weft.compiler.loading import reference_executor
 from weft.cost_model.hrm.popularity import read
 from weft.cost_model.hrm.shape import MoeShape
 from weft.cost_model.policy_text import loads
-from weft.ir.routing import RoutingTrace
+from weft.ir.offload.routing import RoutingTrace
 from weft.options import Options
 from weft.runtime.offload.routing import RoutingRecorder, RoutingReplay
 from weft.tests.runtime.offload.offload_cases import LIMITS, MIB, policy, step

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.ir.token_masks import ALONE, WORTH, few_words
+from weft.ir.constraints.token_masks import ALONE, WORTH, few_words
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.schedule import allowed_words
 from weft.runtime.schedule.allowed_words import AllowedWords

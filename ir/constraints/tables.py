@@ -6,11 +6,11 @@ import hashlib
 from functools import cached_property
 from typing import Any, Protocol
 
+from ..core import Operation, Term
+from ..vocabulary import Tokenizer
 from .automaton import START, NotRegular
-from .core import Operation, Term
 from .token_table import VERSION, TokenTable, token_table
 from .token_trie import TokenTrie
-from .vocabulary import Tokenizer
 
 _PROBE = 'It\'s  A2\n\n{"a": [1, -0.5], "é": "中\\\\"}\n ab'
 _LEFT = b"left "

@@ -16,8 +16,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .core import Module, Operation, Region, Symbol, Term, make
-from .diagnostics import PassError
+from ..core import Module, Operation, Region, Symbol, Term, make
+from ..diagnostics import PassError
 
 
 class BrokenPipeline(PassError):

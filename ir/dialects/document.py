@@ -1,6 +1,6 @@
 """Writes the dialect tables of docs/ir.md from the dialects' own specifications.
 
-`python -m weft.ir.document docs/ir.md` brings the file up to date.
+`python -m weft.ir.dialects.document docs/ir.md` brings the file up to date.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .core import Term
-from .numbers import is_finite, is_int
+from ..core import Term
+from ..numbers import is_finite, is_int
 
 
 def _is_stop(value: Any) -> bool:

@@ -9,8 +9,8 @@ and the bounds prover.
 
 from __future__ import annotations
 
+from ..core import Term
 from . import tile_checks as checks
-from .core import Term
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
 from .region_checks import loop

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .pipeline import BrokenPipeline, Pipeline
-from .pipeline_tasks import Tasks
+from .tasks import Tasks
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import json
 from typing import Any
 
 from .automaton import Chars, Either, Expression, NotRegular, Repeat, Seq, Text
-from .automaton_regex import is_whole, regex
-from .automaton_utf8 import EVERY, Ranges, complement, intersection
-from .json_schema import faults
+from .regex import is_whole, regex
+from .schema_form import faults
+from .utf8 import EVERY, Ranges, complement, intersection
 
 _SILENT = {"title", "description", "default", "examples", "$schema", "$id", "$comment",
            "x-guidance", "$defs", "definitions"}  # fmt: skip

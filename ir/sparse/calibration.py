@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .diagnostics import ModelError
-from .model import ModelConfig
-from .sparse import SparsePolicy
+from ..diagnostics import ModelError
+from ..model import ModelConfig
+from .policy import SparsePolicy
 
 ROPE_LAYOUTS = ("halves", "interleaved")
 """Which channels of a head rotate together: i and i + C/2 (Hugging Face), or 2i and 2i + 1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .core import Operation, Term
+from ..core import Operation, Term
 
 Check = Callable[[Operation], str | None]
 """Looks at one operation and returns what is wrong with it, or None."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..vocabulary import Tokenizer
 from .automaton import (
     DEAD,
     START,
@@ -26,13 +27,12 @@ from .automaton import (
     longest_bytes,
     shortest_bytes,
 )
-from .automaton_regex import regex
-from .automaton_schema import schema
-from .automaton_stops import until_stop
 from .forced_tokens import Forcing
+from .regex import regex
+from .schema import schema
+from .stops import until_stop
 from .token_masks import UNREACHED, classes_of, packed, token_distances
 from .token_trie import TokenTrie
-from .vocabulary import Tokenizer
 
 VERSION = "4"
 """Part of a stored table's name: raised when tables mean something else."""

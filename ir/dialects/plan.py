@@ -6,12 +6,12 @@ forks share pages. Host values keep the program dialect's value operations.
 
 from __future__ import annotations
 
+from ..types import KV
 from . import region_checks as regions
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
 from .program import SAMPLING, WHO
 from .program_checks import while_loop
-from .types import KV
 
 OPERATIONS = (
     Op(

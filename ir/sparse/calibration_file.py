@@ -16,7 +16,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from .attention_calibration import (
+from ..diagnostics import reason
+from ..model import ModelConfig
+from ..numbers import is_int
+from ..whole_file import write_whole
+from .calibration import (
     ROPE_LAYOUT,
     ROPE_LAYOUTS,
     AttentionCalibration,
@@ -25,10 +29,6 @@ from .attention_calibration import (
     NotCalibrated,
     Provenance,
 )
-from .diagnostics import reason
-from .model import ModelConfig
-from .numbers import is_int
-from .whole_file import write_whole
 
 FORMAT = "weft attention calibration 1"
 FILE_NAME = "attention_calibration.json"

@@ -6,10 +6,10 @@ import string
 from collections.abc import Iterator
 from math import prod
 
+from ..core import Operation, walk
+from ..expression import names, problem_of
+from ..types import shape_of
 from . import region_checks
-from .core import Operation, walk
-from .expression import names, problem_of
-from .types import shape_of
 
 WRITES = frozenset({"tile.store", "tile.atomic_add", "tile.meet", "tile.last"})
 """Operations that change the buffer that they name first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .numbers import is_finite
+from ..numbers import is_finite
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 

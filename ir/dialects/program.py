@@ -8,11 +8,11 @@ or in a `program.if` whose two regions both return: what follows in the text is 
 
 from __future__ import annotations
 
+from ..types import STREAM
 from . import program_checks as checks
 from . import region_checks as regions
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
-from .types import STREAM
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
 WHO = ("adapter", "client", "priority", "attention")

@@ -16,7 +16,7 @@ from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 from .automaton import Chars, Either, Expression, NotRegular, Repeat, Seq
-from .automaton_utf8 import EVERY, Ranges, complement, union
+from .utf8 import EVERY, Ranges, complement, union
 
 Spell = Callable[[Ranges], Expression]
 """How one character of a set is written: as itself, or as JSON writes it inside a string."""

@@ -8,7 +8,7 @@ tokens, the current one included), kernel and oracle alike:
 2. *Forced* tokens are always read: the first `sinks`, and the last `recent`, of which the current
    token is one (so `recent` >= 1).
 3. Of the other tokens, the *middle*, token j has the score `max over g of scale * <q_g, k_j - m>`
-   over the `channels` first channels of the permuted rows (`ir.attention_calibration`), where m is
+   over the `channels` first channels of the permuted rows (`ir.sparse.calibration`), where m is
    the calibrated mean of k: it moves all scores of a head by one constant, so that heads compare.
 4. With `unit=page` the middle is cut into pages of the KV cache. A page's score is its tokens'
    largest, it counts as many tokens as it has, and forced tokens make their whole page forced.
@@ -36,7 +36,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .diagnostics import WeftError
+from ..diagnostics import WeftError
 
 LABEL_BITS = {"bf16": 16, "i8": 8, "i4": 4}
 """Label formats, and the bits of one channel in each."""

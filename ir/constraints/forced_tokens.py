@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..vocabulary import Tokenizer
 from .automaton import DEAD, Automaton
 from .token_trie import TokenTrie
-from .vocabulary import Tokenizer
 
 LOOK_AHEAD = ("a", "A", "0", " ", "\n", '"', ",", ".", "}", "é", "中")
 """What may follow a run, by kind: pre-tokenizers look one character ahead."""

@@ -13,7 +13,7 @@ from math import inf
 
 import numpy as np
 
-from .automaton_utf8 import WIDTHS, Ranges, byte_sequences
+from .utf8 import WIDTHS, Ranges, byte_sequences
 
 MAX_STATES = 8192
 """States above which a constraint is not compiled to tables."""

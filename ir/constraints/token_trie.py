@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .vocabulary import Tokenizer
+from ..vocabulary import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .diagnostics import ModelError
-from .sparse import BadPolicy, SparsePolicy, parse_policy
-from .whole_file import write_whole
+from ..diagnostics import ModelError
+from ..whole_file import write_whole
+from .policy import BadPolicy, SparsePolicy, parse_policy
 
 FILE_NAME = "attention_losses.json"
 """The name beside a checkpoint's config.json."""

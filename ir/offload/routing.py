@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .diagnostics import ModelError, reason
-from .whole_file import write_whole
+from ..diagnostics import ModelError, reason
+from ..whole_file import write_whole
 
 FORMAT = "weft routing 1"
 _PARTS = ("format", "model", "experts", "chosen", "decode")

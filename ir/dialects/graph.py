@@ -184,8 +184,8 @@ PLACEMENT = (
 )  # fmt: skip
 
 PIPELINE = (
-    Op("graph.pipeline", "the tasks of one step over queues, in launch order: see ir/pipeline.py; "
-       "holds = what slots hold before the first task", regions=1,
+    Op("graph.pipeline", "the tasks of one step over queues, in launch order: see "
+       "ir/offload/pipeline.py; holds = what slots hold before the first task", regions=1,
        required=("name", "layers", "micro_batches"), optional=("holds",)),
     Op("graph.task", "a task of a pipeline: kind, queue, what it reads and writes (slot=holds), "
        "and the tasks whose events it waits for; event_queue = where its own event is recorded, if "

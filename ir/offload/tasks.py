@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .builder import PipelineBuilder
 from .pipeline import Kind, Pipeline
-from .pipeline_builder import PipelineBuilder
 
 if TYPE_CHECKING:
-    from .pipeline_schedules import PipelineShape
+    from .schedules import PipelineShape
 
 GPU, DOWN, CPU, CPU_EXPERTS, DISK, STAGE = "gpu", "down", "cpu", "cpu_experts", "disk", "stage"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..core import Operation, Region, Term
+from ..numbers import is_int
+from ..types import GENERATED, STREAM, base
 from . import region_checks
-from .core import Operation, Region, Term
 from .gen_options import RULES
-from .numbers import is_int
 from .region_checks import leaves, returns
-from .types import GENERATED, STREAM, base
 
 ROLES = ("system", "user", "assistant")
 

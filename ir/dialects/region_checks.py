@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from operator import eq
 
-from .core import Operation, Region, Value
+from ..core import Operation, Region, Value
+from ..display.units import counted
+from ..types import meet
 from .dialect import Check
-from .display.units import counted
-from .types import meet
 
 _LOOSE = ("program", "plan")
 
