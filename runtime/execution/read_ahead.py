@@ -104,6 +104,8 @@ class ReadAhead:
         piece: int = PIECE, readers: int = READERS, buffers: int = BUFFERS,
     ) -> None:  # fmt: skip
         self._source, self._device, self._piece = source, device, piece
+        on_gpu = device.type == "cuda"
+        self._number = torch.zeros(0, device=device).device.index if on_gpu else None
         self._files = WeightFiles(source.folder)
         self._wanted = deque(self._as_wanted(reads))
         self._pieces = self._cut(tuple(self._wanted))
@@ -148,8 +150,8 @@ class ReadAhead:
                 yield one.stored.file, one.begin + at, size
 
     def _begin(self) -> None:
-        if self._device.type == "cuda":  # a thread's first call would take the first GPU otherwise
-            torch.cuda.set_device(self._device)
+        if self._number is not None:  # a thread's first call would take the first GPU otherwise
+            torch.cuda.set_device(self._number)
 
     def _read_into(self, buffer: _Buffer) -> None:
         """Let the next piece be read, once the one before has left the buffer."""
