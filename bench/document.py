@@ -205,6 +205,13 @@ REST: tuple[Line, ...] = (
           (f"{kind}: prefill of 8192 tokens, share of a bf16 product's rate", "prefill",
            "_fraction_of_matmul"),
       )),
+    *(_setting(f"two GPUs, 30 B mixture of experts: {what}", "qwen3-30b-a3b_tp2", name,
+               "_fraction_of_roofline", "--model random:qwen3-30b-a3b --tp 2")
+      for what, name in (("decode step of one sequence, share of its roofline", "decode_b1"),
+                         ("of 64 sequences", "decode_b64"))),
+    Line("GPU: 30 B mixture of experts, a checkpoint folder of 61 GB in memory, until it is ready",
+         "gpu_programs", "qwen3-30b-a3b_folder_load_s", "qwen3-30b-a3b_folder", seconds,
+         "python -m bench.gpu_folder --model random:qwen3-30b-a3b --work FOLDER"),
     _programs_gpu("GPU, 8 B shape: how many of the 26 programs were so measured", "gpu_programs",
                   "multi_chain", whole),
     _programs_gpu("the one that gains least", "gpu_speedup_min", "multi_chain", times),
