@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..execution.step import ModelExecutor, StepInput, reads_of
+from ..execution.step import WHOLE, ModelExecutor, StepInput, reads_of
 from .request import Request
 from .step_packing import StepPacking
 
@@ -47,6 +47,13 @@ class Chunk:
     def scored_from(self) -> int:
         """The number of its first scored position among those of its request."""
         return max(0, self.start - (self.request.score_from or 0))
+
+    @property
+    def reads(self) -> int:
+        """Which keys it reads: a prompt's tokens all, also one that comes alone, as others of its
+        prompt are cached."""
+        request = self.request
+        return WHOLE if self.start < request.prompt else reads_of(request.attention)
 
     @property
     def asked(self) -> list[tuple[int, ...]]:
@@ -116,7 +123,7 @@ class Batch:
             self.birth, self.reads, self.calm, self.seen, self.wide,
             self.margin, self.table, self.temperature, self.top_k, self.top_p, self.min_p,
         )  # fmt: skip
-        self._packing = StepPacking(executor, self.table, self.reads)
+        self._packing = StepPacking(executor, self.table)
         self._settings: dict[tuple[int, bool], tuple[Tensor | None, ...]] = {}
 
     def make_room(self) -> None:
@@ -145,6 +152,7 @@ class Batch:
         self.resident[row] = sequence.length
         self.produced[row] = request.produced
         self._longest = max(self._longest if row else 0, request.produced)
+        self.reads[row] = reads_of(request.attention)
         self.limit[row] = sampling.max_tokens
         self.ends[row] = -1
         self.ends[row, : len(sampling.ends)] = sampling.ends
@@ -261,11 +269,10 @@ class Batch:
         packing.running(self)
         tokens = packing.chunks(chunks, count, count) if chunks else count
         wanted = count
-        for row, chunk in enumerate(chunks, count):
+        for chunk in chunks:
             if chunk.joins:
                 self.join(chunk.request)
                 wanted = packing.want(wanted, chunk.packed_end - 1, chunk.packed_end)
-            self.reads[row] = reads_of(chunk.request.attention)
         sampled = wanted
         for chunk in chunks:
             end = chunk.packed_end

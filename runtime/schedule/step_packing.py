@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class StepPacking:
-    """The arrays of a step's input, of which steps are views; `table` and `reads` are the batch's.
+    """The arrays of a step's input, of which steps are views; `table` is the batch's.
 
     Entries are of running rows first, then of chunks, in the order in which they are packed.
     """
 
-    def __init__(self, executor: ModelExecutor, table: np.ndarray, reads: np.ndarray) -> None:
+    def __init__(self, executor: ModelExecutor, table: np.ndarray) -> None:
         rows, tokens = executor.max_batch, executor.max_tokens
         self._page_size, self._table = executor.page_size, table
         self._count = np.arange(max(rows, tokens) + 1, dtype=np.int32)
@@ -30,11 +30,12 @@ class StepPacking:
         self._starts = self._count[: rows + 1].copy()
         self._lengths = np.zeros(rows, np.int32)
         self._wanted = np.zeros(most_logits(executor), np.int32)
+        self._reads = np.zeros(rows, np.int32)
         self._inputs = [
             torch.from_numpy(array)
             for array in (
                 self._tokens, self._positions, self._slots, self._starts, self._lengths, table,
-                self._wanted, reads,
+                self._wanted, self._reads,
             )
         ]  # fmt: skip
         self._views: dict[tuple[int, int, int], StepInput] = {}
@@ -50,6 +51,7 @@ class StepPacking:
         self._tokens[:count] = batch.token[:count]
         self._positions[:count] = resident
         self._slots[:count] = slots
+        self._reads[:count] = batch.reads[:count]
         self._starts[: count + 1] = self._count[: count + 1]
         self._wanted[:count] = self._count[:count]
         resident += 1
@@ -77,6 +79,7 @@ class StepPacking:
         self._lengths[first:last] = starts + counts
         for chunk, place in zip(chunks, (ends + at).tolist(), strict=True):
             chunk.packed_end = place
+        self._reads[first:last] = [chunk.reads for chunk in chunks]
         return end
 
     def want(self, at: int, start: int, stop: int) -> int:
