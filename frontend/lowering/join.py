@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...ir.core import walk
+from ...ir.source import Span
 from ...ir.types import INT, STREAM, list_of
 from .. import ast
 from ..semantics.effects import appends
@@ -12,6 +14,8 @@ from .expressions import STREAM_NAME, Scope, lower_expression
 
 if TYPE_CHECKING:
     from .lower import Lowering
+
+SPACE = " "
 
 
 def joined(body: tuple[ast.Statement, ...]) -> set[int]:
@@ -29,8 +33,13 @@ def joined(body: tuple[ast.Statement, ...]) -> set[int]:
 
 
 def lower_fork(lowering: Lowering, fork: ast.Fork, scope: Scope, keeps: bool) -> None:
-    """Lower a fork; one that `keeps` also yields its branches' streams, for a join."""
+    """Lower a fork; one that `keeps` also yields its branches' streams, for a join.
+
+    A fork ends a token. The space at the end of the text above it belongs to the word behind it,
+    so each branch begins with it, and so does what follows the fork.
+    """
     over = lower_expression(fork.over, scope)
+    space = _take_space(scope)
     inner = scope.child()
     stream = lowering.names.value("s", STREAM)
     type = element(over.type) if fork.variable else INT
@@ -39,6 +48,8 @@ def lower_fork(lowering: Lowering, fork: ast.Fork, scope: Scope, keeps: bool) ->
     if fork.variable:
         inner.values[fork.variable] = item
     *body, last = fork.body
+    if space is not None:
+        lowering.advance(inner, "program.literal", text=SPACE, span=space)
     lowering.body(body, inner)
     assert isinstance(last, ast.Yield)
     yielded = [lower_expression(last.value, inner)]
@@ -53,6 +64,30 @@ def lower_fork(lowering: Lowering, fork: ast.Fork, scope: Scope, keeps: bool) ->
         regions=(inner.region(stream, item),), span=fork.span, name=fork.name,
     )  # fmt: skip
     scope.values[fork.name] = results[0]
+    if space is not None:
+        lowering.advance(scope, "program.literal", text=SPACE, span=space)
+
+
+def _take_space(scope: Scope) -> Span | None:
+    """Take the space off the literal that a scope's stream ends with, and return the literal's
+    place; None where it ends otherwise, or where something has read it."""
+    stream = scope.values[STREAM_NAME]
+    for at in reversed(range(len(scope.operations))):
+        operation = scope.operations[at]
+        if stream in operation.results:
+            break
+        if any(stream in inner.operands for inner in walk((operation,))):
+            return None
+    else:
+        return None
+    if operation.name != "program.literal" or not operation["text"].endswith(SPACE):
+        return None
+    if kept := operation["text"][: -len(SPACE)]:
+        scope.operations[at] = operation.with_attributes(text=kept)
+    else:
+        scope.operations.pop(at)
+        scope.values[STREAM_NAME] = operation.operands[0]
+    return operation.span
 
 
 def lower_join(lowering: Lowering, join: ast.Join, scope: Scope) -> None:

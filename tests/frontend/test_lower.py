@@ -179,3 +179,48 @@ def test_a_method_of_a_value_of_any_type_has_any_type():
 def test_several_programs_share_one_set_of_names():
     module = lowered('program a():\n    "x"\n\nprogram b():\n    "y"\n')
     assert body(module, "a") == body(module, "b") == ["program.literal", "program.return"]
+
+
+def texts_of(module: Module) -> list[str]:
+    """Return a program's texts, forks and calls in their order."""
+    return [
+        str(operation.attribute("text", operation.kind))
+        for operation in module.walk()
+        if operation.kind in {"literal", "fork", "gen", "score"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "lines, expected",
+    {
+        "a space": (['"Say: "', "fork 2 as f:", "    gen g", "    yield g", '"So"', "gen h"],
+                    ["Say:", "fork", " ", "gen", " ", "So", "gen"]),
+        "forks in one another": (
+            ['" "', "fork 2 as f:", "    fork 2 as e:", "        gen g", "        yield g",
+             "    yield e"],
+            ["fork", "fork", " ", "gen", " ", " "]),
+        "no space": (['"Say:"', "fork 2 as f:", "    gen g", "    yield g"],
+                     ["Say:", "fork", "gen"]),
+        "a score has read it": (
+            ['"Say: "', 'let v = score("x")', "fork 2 as f:", "    gen g", "    yield g"],
+            ["Say: ", "score", "fork", "gen"]),
+        "a branch of an if has read it": (
+            ['"Say: "', "if n > 1:", '    let v = score("x")', "fork 2 as f:", "    gen g",
+             "    yield g"],
+            ["Say: ", "score", "fork", "gen"]),
+        "a text without one before a space": (
+            ['"Say: {n}"', "fork 2 as f:", "    gen g", "    yield g"],
+            ["Say: ", "fork", "gen"]),
+    }.values(),
+)  # fmt: skip
+def test_a_space_before_a_fork_begins_what_follows(lines, expected):
+    assert texts_of(in_program(*lines)) == expected
+
+
+def test_a_joined_branch_begins_with_the_space():
+    lines = ['"Say: "', "fork 2 as f:", "    gen g", "    yield 1", "join best(by=f)", "gen h"]
+    module = in_program(*lines)
+    assert texts_of(module) == ["Say:", "fork", " ", "gen", " ", "gen"]
+    (join,) = [each for each in module.walk() if each.kind == "join"]
+    gens = [each for each in module.walk() if each.kind == "gen"]
+    assert gens[-1].operands[0] == join.results[0]

@@ -8,6 +8,7 @@ from ....ir.core import Operation, Region, Value, make
 from ....ir.diagnostics import PassError
 from ....ir.types import KV, STREAM
 from ..roles import frame_of
+from .ends import End
 from .segments import StreamState
 from .streams import Begun, StreamLowering
 
@@ -87,7 +88,8 @@ class ControlLowering(StreamLowering):
             kv = self._names.value("kv", KV)
             outer = carried[position - offset]
             assert outer is not None
-            streams[value.name] = replace(outer, kv=kv, pieces=(), sealed=False)
+            ends = (*outer.ends, End("", loop=(id(operation), position - offset)))
+            streams[value.name] = replace(outer, kv=kv, pieces=(), sealed=False, ends=ends)
             arguments.append(kv)
         block = type(self)(self._lowering, streams)
         block.outer = frozenset(visible)
@@ -113,6 +115,7 @@ class ControlLowering(StreamLowering):
             for end, streams in zip(yields, self._ends, strict=True):
                 ways.append(streams.get(end.operands[position].name))
             joined = state.joined(filter(None, ways))
+            self._lowering.ends.rounds[id(operation), position] = joined.ends
             self.streams[value.name] = replace(joined, kv=result, pieces=(), sealed=False)
 
     def _yielded(self, operation: Operation, position: int) -> StreamState | None:

@@ -28,7 +28,8 @@ class BlockLowering(ControlLowering):
 
     def _fork(self, operation: Operation) -> None:
         stream = operation.operands[0]
-        state = self._writer.flush(self.streams[stream.name], self._out.append, closing=True)
+        state = self._flush(self.streams[stream.name], closing=True)
+        state = state.closed(f"fork {operation['name']}")
         region = operation.regions[0]
         self.streams[stream.name] = state
         kv = self._names.value("kv", KV)

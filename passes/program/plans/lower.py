@@ -12,6 +12,7 @@ from ....ir.diagnostics import PassError
 from ....ir.types import KV
 from ...manager import Context, ProgramPass
 from .constraints import tables_of
+from .ends import Ends
 from .forks import BlockLowering
 from .segments import SegmentWriter, StreamState
 from .streams import Begun
@@ -49,6 +50,7 @@ class LowerToPlan(ProgramPass):
             operation if operation.name in _DECLARATIONS else lowering.function(operation)
             for operation in module.operations
         ]
+        lowering.ends.tell()
         declared = [op for op in functions if op.name in _DECLARATIONS]
         planned = [op for op in functions if op.name not in _DECLARATIONS]
         return Module((*declared, *lowering.constraints.values(), *planned))
@@ -74,6 +76,7 @@ class Lowering:
         self.left: list[StreamState] = []
         """What the stream is where the program that is inlined just now leaves it."""
         self.begun: list[Begun] = []
+        self.ends = Ends(context)
 
     def function(self, operation: Operation) -> Operation:
         """Return the `plan.func` of a `program.func`."""
@@ -90,27 +93,27 @@ class Lowering:
             model=self.context.model_name or None, **attributes,
         )  # fmt: skip
 
-    def constraint(self, operation: Operation) -> tuple[Symbol | None, str, int]:
-        """Return the constraint of a gen's type, declared once, and what begins all its texts.
+    def constraint(self, operation: Operation) -> tuple[Symbol | None, TokenTable | None, str, int]:
+        """Return the constraint of a gen's type, declared once, its table, and what begins all its
+        texts.
 
         That is a text that the prompt takes over, and how many tokens it has.
         """
         if self.context.constraint_of is None:
-            return None, "", 0
+            return None, None, "", 0
         found = self.context.constraint_of(operation["type"], self.records)
         if found is None:
-            return None, "", 0
+            return None, None, "", 0
         stops = stop_strings(operation)
         table = tables_of(self.context).find(*found, stops)
         which = (*found, stops if isinstance(table, TokenTable) else ())
         if which not in self.constraints:
             name = Symbol(f"constraint_{len(self.constraints)}")
             self.constraints[which] = _declared(name, which, table, operation, self.context)
-        opening = "", 0
-        if isinstance(table, TokenTable):
-            opening = opening_of(operation, table, self.tokenizer)
-        text, count = opening
-        return self.constraints[which]["name"], text, count
+        name = self.constraints[which]["name"]
+        if not isinstance(table, TokenTable):
+            return name, None, "", 0
+        return name, table, *opening_of(operation, table, self.tokenizer)
 
 
 def _declared(

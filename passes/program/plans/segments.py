@@ -10,6 +10,7 @@ from ....ir.core import Names, Operation, Value, make
 from ....ir.source import Span
 from ....ir.types import KV, TOKENS
 from ....ir.vocabulary import Part, Tokenizer, split_heal
+from .ends import End
 
 Piece = Part | Value
 """A token id, a text, or a host value that becomes text when the program runs."""
@@ -36,6 +37,8 @@ class StreamState:
     span: Span | None = None
     spans: tuple[Span | None, ...] = ()
     """Of each piece."""
+    ends: tuple[End, ...] = ()
+    """What may stand before `pieces`."""
 
     @property
     def ways(self) -> frozenset[tuple[str, ...]]:
@@ -44,15 +47,23 @@ class StreamState:
 
     def joined(self, ways: Iterable[StreamState]) -> StreamState:
         """Return the state with what it is on other ways here."""
+        ways = tuple(ways)
         found = self.ways.union(*(way.ways for way in ways))
+        ends = dict.fromkeys(end for way in (self, *ways) for end in way.ends)
         unlike = {_likeness(roles): roles for roles in sorted(found - {self.roles}, reverse=True)}
-        return replace(self, others=frozenset(sorted(unlike.values())[:MOST_WAYS]))
+        others = frozenset(sorted(unlike.values())[:MOST_WAYS])
+        return replace(self, others=others, ends=tuple(ends))
 
     def plus(self, *pieces: Piece, span: Span | None = None) -> StreamState:
         """Return the state with pieces appended."""
         whole = self.span.to(span) if self.span and span else (self.span or span)
         spans = (*self.spans[: len(self.pieces)], *(span for _ in pieces))
         return replace(self, pieces=(*self.pieces, *pieces), span=whole, spans=spans)
+
+    def closed(self, by: str) -> StreamState:
+        """Return the state where something ends a token without a text of its own."""
+        ends = [replace(end, what=by, open=False) if end.open else end for end in self.ends]
+        return replace(self, ends=tuple(ends))
 
     def at(self, kv: Value, sealed: bool = True) -> StreamState:
         """Return the state with everything so far in `kv`."""

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ....ir.constraint_tables import stop_strings
 from ....ir.core import Operation, Value, make, walk
 from ....ir.diagnostics import ModelError, PassError
 from ....ir.dialects.program import SAMPLING, VALUE_NAMES, WHO
 from ....ir.types import KV, STREAM
 from ....ir.vocabulary import Frame
 from ..roles import frame_of
+from .boundaries import Side
+from .ends import End, beginning, ending
 from .segments import StreamState
 from .select_trie import option_tokens
 
@@ -113,13 +116,14 @@ class StreamLowering:
 
     def _gen(self, operation: Operation) -> None:
         stream, value = operation.results
-        constraint, forced, count = self._lowering.constraint(operation)
+        constraint, table, forced, count = self._lowering.constraint(operation)
         before = self.streams[operation.operands[0].name]
+        says = Side(table=table, stops=stop_strings(operation))
         if forced:
-            state, heal = before.plus(forced, span=operation.span), ""
+            state = self._flush(before.plus(forced, span=operation.span), closing=True)
+            heal = ""
         else:
-            state, heal = self._writer.heal(before)
-        state = self._writer.flush(state, self._out.append, closing=True)
+            state, heal = self._read(operation, before, says)
         kv = self._names.value("kv", KV)
         kept = {
             key: operation.attribute(key) for key in ("stop", "logprobs", "prefix", *SAMPLING, *WHO)
@@ -133,17 +137,18 @@ class StreamLowering:
                 ends=self._lowering.tokenizer.end_ids, **kept,
             )
         )  # fmt: skip
-        self.streams[stream.name] = state.at(kv)
+        end = End(_called(operation), says)
+        self.streams[stream.name] = replace(state.at(kv), ends=(end,))
 
     def _select(self, operation: Operation) -> None:
         stream, value = operation.results
         before, lowering = self.streams[operation.operands[0].name], self._lowering
-        state, heal = self._writer.heal(before)
         options = lowering.constants.get(operation.operands[1].name)
+        says = Side(options if isinstance(options, tuple) else None)
+        state, heal = self._read(operation, before, says)
         tokens = option_tokens(
             operation, options, before, heal, lowering.tokenizer, lowering.context
         )
-        state = self._writer.flush(state, self._out.append, closing=True)
         kv = self._names.value("kv", KV)
         self._out.append(
             make(
@@ -153,20 +158,43 @@ class StreamLowering:
                 tokens=tokens, **who(operation),
             )
         )  # fmt: skip
-        self.streams[stream.name] = state.at(kv)
+        end = End(_called(operation), says)
+        self.streams[stream.name] = replace(state.at(kv), ends=(end,))
 
     def _score(self, operation: Operation) -> None:
         """Score on the text so far, which ends a token here; the healed space stays to come."""
         stream, text = operation.operands
-        state, heal = self._writer.heal(self.streams[stream.name])
-        state = self._writer.flush(state, self._out.append, closing=True)
+        state, heal = self._read(operation, self.streams[stream.name], Side())
         self._out.append(
             make(
                 "plan.score", state.kv, text, results=operation.results, span=operation.span,
                 heal=heal or None, **who(operation),
             )
         )  # fmt: skip
+        state = state.closed("a score")
         self.streams[stream.name] = state.plus(heal, span=operation.span) if heal else state
+
+    def _read(
+        self, operation: Operation, before: StreamState, says: Side
+    ) -> tuple[StreamState, str]:
+        """Write a stream that a call reads, and return it with the space that the call begins
+        with."""
+        state, heal = self._writer.heal(before)
+        state = self._flush(state, closing=True)
+        texts = says.texts and tuple(heal + text for text in says.texts)
+        what = _called(operation)
+        says = replace(says, texts=texts, start=heal)
+        self._lowering.ends.note(state.ends, what, says, operation.span)
+        return state, heal
+
+    def _flush(self, state: StreamState, closing: bool) -> StreamState:
+        """Write a stream's pieces out; note what they stand behind."""
+        if not state.pieces:
+            return self._writer.flush(state, self._out.append, closing)
+        if not isinstance(state.pieces[0], int):
+            self._lowering.ends.note(state.ends, "", beginning(state.pieces), state.spans[0])
+        ends = ending(state.pieces)
+        return replace(self._writer.flush(state, self._out.append, closing), ends=ends)
 
     def _return(self, operation: Operation) -> None:
         """End the program; text after the last gen is written too, for whoever reads the stream."""
@@ -181,7 +209,7 @@ class StreamLowering:
         """Return the value as the plan has it: a stream is written out, left open."""
         if value.type != STREAM:
             return value
-        state = self._writer.flush(self.streams[value.name], self._out.append, closing=False)
+        state = self._flush(self.streams[value.name], closing=False)
         self.streams[value.name] = state
         return state.kv
 
@@ -193,8 +221,13 @@ class StreamLowering:
         for name in _used_streams(operations):
             if name in self.streams:
                 state = self.streams[name]
-                self.streams[name] = self._writer.flush(state, self._out.append, closing=False)
+                self.streams[name] = self._flush(state, closing=False)
         return dict(self.streams)
+
+
+def _called(operation: Operation) -> str:
+    name = operation.attribute("name")
+    return f"{operation.name.partition('.')[2]} {name}" if name else "a score"
 
 
 def who(operation: Operation) -> dict[str, Any]:
