@@ -3,7 +3,7 @@
 # ruff: noqa: B006, F841
 from typing import Literal
 
-from weft.frontend.python.embedded import grammar, program, schema, tool
+from weft.frontend.python.embedded import grammar, matching, program, schema, tool
 
 
 @tool(timeout=2)
@@ -143,6 +143,20 @@ def invoice(s, text: str) -> str:
 
 
 @program
+def ticket(s, message: str) -> str:
+    """File a customer's message: a number by a pattern, how urgent it is, one sentence of an answer."""  # noqa: E501
+    s.user(f"A customer writes: {message}\nFile a ticket.")
+    with s.assistant:
+        s += "Number: "
+        number = s.gen(matching("[A-Z]{2}-[0-9]{4}"))
+        s += "\nUrgency: "
+        urgency = s.select(["low", "normal", "high", "high, call back"], by="greedy")
+        s += "\nAnswer: "
+        answer = s.gen(max_tokens=32, stop=matching(r"[.!?]|\n"))
+    return f"{number}, {urgency}: {answer}"
+
+
+@program
 def second_opinion(s, question: str) -> list[str]:
     """A draft, then a second opinion: from a larger model where there is one, and before other work."""  # noqa: E501
     s.user(question)
@@ -161,5 +175,5 @@ def second_opinion(s, question: str) -> list[str]:
 TWINS = {
     "checked_tool": solve, "panel": panel, "best_draft": write, "surprise": surprise,
     "adapters": compare, "schema_and_grammar": invoice,
-    "second_opinion": second_opinion,
+    "second_opinion": second_opinion, "ticket": ticket,
 }  # fmt: skip
