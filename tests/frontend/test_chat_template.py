@@ -143,6 +143,13 @@ ASKED = """program talk(questions: list[str]) -> str:
             assistant gen reply(max_tokens=3)
     return "done"
 """
+RULES = """program talk(rules: list[str]) -> str:
+    for rule in rules:
+        system "{rule}"
+    user "What?"
+    assistant gen reply(max_tokens=3)
+    return reply
+"""
 EARLY = """program ask(known: bool) -> str:
     if known:
         return "known"
@@ -169,6 +176,7 @@ def compiled(text, template, tokenizer):
     [
         (TALK, r":3:9: .* otherwise in later rounds", ("    for", '    system "Go."\n    for')),
         (ASKED, r":4:13: .* in later rounds", ("    for", '    system "Go."\n    for')),
+        (RULES, r":4:5: .* depends on a condition", ("    for", '    system "Go."\n    for')),
         (EARLY, r":10:5: .* depends on a condition", ("    let", '    system "Go."\n    let')),
         (
             BRIEF,
