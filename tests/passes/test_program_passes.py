@@ -135,6 +135,29 @@ def test_a_prefix_is_not_shared_where_a_branch_may_never_read_it(context):
     assert "may never read it" in record.remarks[-1].message
 
 
+def test_a_prefix_from_outside_a_condition_is_not_shared(context):
+    """The fork may not run, while what reads the prefix behind it does."""
+    body = """
+    %b = program.literal %s, text = "xyz" : stream
+    %n = program.constant value = 3 : int
+    %c = program.binary %n, %n, op = "<" : bool
+    program.if %c {
+      %r = program.fork %b, %n, name = "r" { |%t: stream, %i: int|
+        %q = program.literal %t, text = "q" : stream
+        %u, %v = program.gen %q, name = "v", type = str, max_tokens = 4 : stream, str
+        program.yield %v
+      } : list<str>
+      program.yield
+    } {
+      program.yield
+    }
+    program.return
+    """
+    found, record = after(LowerToPlan(), function(body), context)
+    assert "shared = true" not in found
+    assert "it may run not at all, or again" in record.remarks[-1].message
+
+
 def test_texts_across_a_border_of_control_flow_stay_open(context):
     """`a` then a loop that may add `b`: `ab` is one token, so neither side is encoded alone."""
     body = """
