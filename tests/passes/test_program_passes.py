@@ -1,14 +1,18 @@
 """Passes over programs and plans: IR text in, IR text out."""
 
+from dataclasses import replace
 from textwrap import dedent
 
 import pytest
+from weft.ir.core import Value
 from weft.ir.parser import parse_module
+from weft.ir.types import KV
 from weft.passes.manager import Context, run_passes
 from weft.passes.program.canonicalize import Canonicalize
 from weft.passes.program.memory.lifetimes import KVLifetimes
 from weft.passes.program.memory.liveness import FreeKV
 from weft.passes.program.plans.lower import LowerToPlan, NoVocabulary
+from weft.passes.program.plans.segments import StreamState
 from weft.passes.program.prefixes.sharing import PrefixSharing
 
 HEAD = "program.func name = @f, parameters = [], returns = str { |%s: stream, %x: str|"
@@ -255,3 +259,12 @@ def test_a_stretch_of_kv_says_when_it_is_read(context):
         '{at = 8, first = 9, last = 9, reads = 1, keep = "row"} : kv',
         '{at = 9, reads = 0, keep = "row"} : kv, str',
     ]
+
+
+def test_ways_are_alike_that_no_chat_template_tells_apart():
+    """By their first and last messages, and by whose turn it is."""
+    four = ("user", "assistant", "user", "assistant")
+    five = ("user", "assistant", "assistant", "user", "assistant")
+    state = StreamState(Value("kv", KV))
+    ways = [replace(state, roles=roles) for roles in (five, four, (*four, *four[:2]))]
+    assert state.joined(ways).others == {four, five}
