@@ -2,8 +2,8 @@
 
 A policy's budget of a context is looked up in a table that is made once. Rows of one token are
 decode and may be sparse; prompts are read whole, and a step says so of one token of a prompt. What
-kernels need beside keys and values (labels, sums of v for a tail, and the calibration's tables) lies
-in memory of its own, a tensor a layer.
+kernels need beside keys and values (labels, sums of v for a tail, and the calibration's tables)
+lies in memory of its own, a tensor a layer.
 """
 
 from __future__ import annotations
