@@ -24,12 +24,11 @@ class Found:
     def __init__(self, logits: Tensor, rows: np.ndarray, words: np.ndarray) -> None:
         """Begin to fetch those of `words` [n] after `logits` [R, V] f32 of some `rows` [n], which
         ascend."""
-        places = torch.from_numpy(np.stack([rows % ROWS, words]).astype(np.int64))
         self._event, on_gpu = None, logits.is_cuda
         self._values = staged((len(rows),), torch.float32, on_gpu)
-        if on_gpu:
-            places = places.pin_memory().to(logits.device, non_blocking=True)
-        row, word = places
+        self._places = staged((2, len(rows)), torch.int64, on_gpu)
+        self._places.copy_(torch.from_numpy(np.stack([rows % ROWS, words])))
+        row, word = self._places.to(logits.device, non_blocking=True)
         for first in range(0, len(logits), ROWS):
             begin, end = np.searchsorted(rows, (first, first + ROWS)).tolist()
             some = torch.log_softmax(logits[first : first + ROWS], 1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import weft
 from weft.runtime.devices.streams import CudaDevice
 from weft.runtime.execution.key_device import CudaKeys
 
@@ -59,3 +60,16 @@ def test_memory_of_a_device_that_nobody_has_is_pinned_no_more(kind: Any) -> None
         runtime.cudaHostUnregister(held.data_ptr())
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_all_memory_that_is_pinned_is_remembered() -> None:
+    """Where a device is lost, none of it may be freed: a destructor would end the process."""
+    root = Path(weft.__file__).parent / "runtime"
+    lines = [
+        (path.name, line.strip())
+        for path in root.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "pin_memory" in line
+    ]
+    assert len(lines) >= 3
+    assert not [each for each in lines if each[0] != "pinned.py" and "remembered(" not in each[1]]
