@@ -115,6 +115,35 @@ program main(arg: str) -> list[str]:
 """
 
 
+REPLAYED = """
+tool told(question: str, round: int) -> str
+
+program main(arg: str) -> list[str]:
+    "About {arg}: "
+    let thoughts: list[str] = []
+    for round in range(4):
+        fork 1 as said:
+            "Thought {round}:"
+            gen thought(max_tokens=20, temperature=1.5)
+            yield thought
+        "{told(arg, round)}"
+        thoughts += said
+    return thoughts
+"""
+
+
+@pytest.mark.parametrize(("kind", "most"), [("pure tool", 20 + 12), ("tool", 4 * 20 + 12)])
+def test_what_a_pure_tool_tells_is_read_beside_thoughts_that_nothing_needs(toy, kind, most):
+    text = REPLAYED.replace("tool", kind, 1)
+    tools = {"told": lambda question, round: f"the {question} of round {round}."}
+    executable = toy.compile(text, tools=tools, max_batch=16, max_tokens=128)
+    rows = executable.run_rows([{"arg": "x"}])
+    assert rows.values == [toy.oracle(text, tools=tools)(0, arg="x").value]
+    assert rows.stats.generated_tokens > 40
+    assert (rows.stats.steps <= 20 + 12) == (kind == "pure tool") and rows.stats.steps <= most
+    toy.assert_clean(executable)
+
+
 def test_tools_are_called_in_the_order_of_the_program(toy):
     called: list[str] = []
 
