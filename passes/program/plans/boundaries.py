@@ -13,8 +13,8 @@ from itertools import islice
 
 import numpy as np
 
-from ....ir.automaton import DEAD, START
-from ....ir.token_table import TokenTable
+from ....ir.constraints.automaton import DEAD, START
+from ....ir.constraints.token_table import TokenTable
 from ....ir.vocabulary import Tokenizer
 
 NEAR = 16

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ....ir.constraint_tables import stop_strings
+from ....ir.constraints.tables import stop_strings
 from ....ir.core import Operation, Value, make, walk
 from ....ir.diagnostics import ModelError, PassError
 from ....ir.dialects.program import SAMPLING, VALUE_NAMES, WHO
