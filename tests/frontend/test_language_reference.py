@@ -9,6 +9,7 @@ from weft.frontend.lowering.lower import lower
 from weft.frontend.semantics.checker import KEYWORDS, check
 from weft.frontend.semantics.signatures import BUILTINS, METHODS
 from weft.frontend.semantics.type_names import OPTIONS
+from weft.frontend.text import parser
 from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
@@ -52,3 +53,9 @@ def test_there_are_blocks_of_both_surfaces():
 )
 def test_every_word_is_in_the_reference(word):
     assert re.search(rf"\b{word}\b", TEXT), word
+
+
+def test_reserved_words_are_those_that_no_name_can_be():
+    grammar = (Path(parser.__file__).parent / "grammar.lark").read_text()
+    (words,) = re.findall(r"^NAME: /\(\?!\(\?:(.*?)\)", grammar, flags=re.M)
+    assert set(words.split("|")) == KEYWORDS
