@@ -200,6 +200,17 @@ def _alone(model: str, target: str) -> Figures:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def check_folder(config: ModelConfig, folder: Path) -> None:
+    """End where a folder that is there already is of another shape."""
+    found = json.loads((folder / "config.json").read_text())
+    wanted = json.loads(json.dumps(hub_config(config)))
+    other = [name for name, value in wanted.items() if found.get(name) != value]
+    if other:
+        name = other[0]
+        sys.exit(f"{folder} holds another shape: its {name} is {found.get(name)}, not "
+                 f"{wanted[name]}; give another folder with --work")  # fmt: skip
+
+
 def measure(model: str, folder: Path, target: str) -> Figures:
     """Write a shape's folder, load it, load the shape, and compare their texts."""
     checkpoint = open_checkpoint(model)
@@ -207,6 +218,7 @@ def measure(model: str, folder: Path, target: str) -> Figures:
         began = time.perf_counter()
         total = write(checkpoint, folder, target)
         print(f"{folder}: {total / 1e9:.1f} GB written in {time.perf_counter() - began:.1f} s")
+    check_folder(checkpoint.config, folder)
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     of_folder, of_shape = _alone(str(folder), target), _alone(model, target)
     same = of_folder["texts"] == of_shape["texts"]

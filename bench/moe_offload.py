@@ -54,8 +54,8 @@ KEYS = (
 """What the last line of JSON always has; null where it was not measured, and `why` says why."""
 
 SETTINGS = ("model", "workload", "batch", "micro_batches", "skew", "pages_per_expert", "routing",
-            "kv")  # fmt: skip
-"""Options that make another workload of it, with other figures."""
+            "kv", "hardware")  # fmt: skip
+"""Options that make another workload of it, or other predictions, with other figures."""
 
 STEPS, SECONDS = 8, 3.0
 """The most decode steps of a setting, and the seconds after which no more are made."""
@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def refuse_other_settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End where `--record` would keep figures of another workload under the names of the usual."""
+    """End where `--record` would keep other figures under the names of the usual ones."""
     if not options.record or options.tiny or options.smoke or options.out:
         return
     other = [name for name in SETTINGS if getattr(options, name) != parser.get_default(name)]

@@ -49,11 +49,12 @@ def launches(context: int, policy: SparsePolicy) -> dict[str, Callable[[], Any]]
     q = torch.randn(1, s.heads * s.head_dim)
     lengths, budgets = (torch.tensor([n], dtype=torch.int32)
                         for n in (context, policy.budget(context)))  # fmt: skip
-    scores = torch.zeros(1, s.kv_heads, context)
-    chosen = torch.zeros(1, s.kv_heads, context, dtype=torch.int32)
+    places = pages * page  # kernels write whole pages
+    scores = torch.zeros(1, s.kv_heads, places)
+    chosen = torch.zeros(1, s.kv_heads, places, dtype=torch.int32)
     counts = torch.zeros(1, s.kv_heads, dtype=torch.int32)
     out = torch.empty_like(q)
-    extents = (1, pages, pages, context)
+    extents = (1, pages, pages, places)
     mass = [torch.zeros(1, s.heads, 1) for _ in "ms"] if scored.tail else []
     tables = [torch.ones(s.kv_heads, s.head_dim) for _ in "cs"]
     sums = torch.zeros(pages, s.kv_heads, s.head_dim)
@@ -63,7 +64,7 @@ def launches(context: int, policy: SparsePolicy) -> dict[str, Callable[[], Any]]
         "scores": lambda: score(
             *extents, q, table, lengths, budgets, codes, mean, level, scores, *mass
         ),
-        "select": lambda: take(1, context, scores, lengths, budgets, chosen, counts),
+        "select": lambda: take(1, places, scores, lengths, budgets, chosen, counts),
         "gathered": lambda: read(*extents, q, table, lengths, chosen, counts, k, v, out, *tail),
     }
 

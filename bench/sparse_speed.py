@@ -1,7 +1,7 @@
 """Sparse decode attention on a GPU, beside the best dense kernel in the same run.
 
-    python -m bench.sparse_speed [--only operation published end_to_end offload host_model
-        host_batch calibration] [--json] [--record]
+    python -m bench.sparse_speed [--only operation shared_prefix policies published end_to_end
+        offload host_model host_batch calibration] [--json] [--record]
     python -m bench.sparse_speed --tiny        small shapes in Triton's interpreter: no timing
 
 `operation` is one layer of an 8 B shape (32/8 heads of 128): labels of 1/16 of a key (32 channels

@@ -27,6 +27,8 @@ sys.path.insert(0, str(HERE / "train"))
 import data  # noqa: E402
 import tasks  # noqa: E402
 
+LEAST_TEXT = 1000
+"""Characters of a text that perplexity is told of."""
 LENGTHS = {"512": 512, "1k": 1024, "2k": 2048, "4k": 4096, "8k": 8000}
 
 
@@ -185,6 +187,8 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     text = given.text.read_text("utf-8")
+    if len(text) < LEAST_TEXT:
+        args.error(f"--text: {given.text} has {len(text)} characters, of {LEAST_TEXT} at least")
     results = {
         folder.name: measure(folder, given.quick, given.seed, text) for folder in given.model
     }

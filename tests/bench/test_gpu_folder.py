@@ -51,6 +51,13 @@ def test_a_folder_holds_its_shapes_tensors(tiny_qwen, tmp_path):
         assert torch.equal(stored[name].data, kept), name
 
 
+def test_a_folder_of_another_shape_is_refused(tiny_qwen, tmp_path):
+    gpu_folder.write(tiny_qwen, tmp_path, "cpu")
+    gpu_folder.check_folder(tiny_qwen.config, tmp_path)
+    with pytest.raises(SystemExit, match="another shape: its architectures is"):
+        gpu_folder.check_folder(presets.PRESETS["llama-8b"], tmp_path)
+
+
 @pytest.mark.slow
 def test_a_folder_gives_its_shapes_texts(tiny_qwen, tmp_path):
     gpu_folder.write(tiny_qwen, tmp_path, "cpu")

@@ -111,7 +111,9 @@ def test_at_least_twenty_settings_are_compared():
     assert len(set(error_settings(base, tiny=False))) >= 20
 
 
-@pytest.mark.parametrize("option", [("--batch", "320"), ("--workload", "512+64")])
+@pytest.mark.parametrize(
+    "option", [("--batch", "320"), ("--workload", "512+64"), ("--hardware", "cpu.json")]
+)
 def test_other_workloads_are_not_recorded_as_the_usual_one(option, capsys):
     parsing = moe_offload.parser()
 

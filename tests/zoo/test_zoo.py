@@ -75,13 +75,53 @@ def test_no_weight_file_is_above_16_mib(model):
     assert files and all(file.stat().st_size <= 16 << 20 for file in files)
 
 
-def test_training_ends_where_a_worker_has(monkeypatch):
+def training(monkeypatch, module):
+    """A module of the training's scripts, which stand in no package."""
     monkeypatch.syspath_prepend(str(ZOO / "train"))
     with monkeypatch.context() as loaded:
-        for name in ("data", "tasks", "tasks_chat", "tasks_symbol", "tasks_text", "words"):
-            loaded.setitem(sys.modules, name, None)
-            del sys.modules[name]
-        data = importlib.import_module("data")
+        for path in (ZOO / "train").glob("*.py"):
+            loaded.setitem(sys.modules, path.stem, None)
+            del sys.modules[path.stem]
+        return importlib.import_module(module)
+
+
+@pytest.mark.parametrize(
+    "arguments, size, told",
+    [
+        (["--tokens", "4096"], 40_000, "one row of the last stage"),
+        (["--decay-from", "1"], 40_000, "shares of the time"),
+        ([], 100, "corpus.py writes it"),
+    ],
+)
+def test_training_refuses_at_once_what_its_last_stage_would(
+    arguments, size, told, tmp_path, monkeypatch, capsys
+):
+    train = training(monkeypatch, "train")
+    (tmp_path / "train.bin").write_bytes(bytes(size))
+    asked = ["tiny-dense", "--english", str(tmp_path), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        train.options([*asked, *arguments])
+    assert told in capsys.readouterr().err
+    (tmp_path / "train.bin").write_bytes(bytes(40_000))
+    assert train.options(asked).tokens == 65536
+
+
+@pytest.mark.parametrize("name", ["probe-dense", "probe-moe"])
+def test_an_exported_model_is_what_was_trained(name, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    train = training(monkeypatch, "train")
+    torch.manual_seed(0)
+    model = train.Model(train.SHAPES[name], dtype=torch.float32)
+    for weight in model.parameters():  # as they are stored; those that begin as zeros, too
+        weight.data = (weight.data + 0.02 * torch.randn_like(weight)).bfloat16().float()
+    train.export(model, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = torch.randint(0, 4096, (2, 9))
+    torch.testing.assert_close(model.logits(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_training_ends_where_a_worker_has(monkeypatch):
+    data = training(monkeypatch, "data")
     monkeypatch.setattr(data, "LOOK_S", 0.001)
     feed, worker = object.__new__(data.Feed), SimpleNamespace(exitcode=1)
     feed.queue, feed.workers = queue.Queue(), [SimpleNamespace(exitcode=None), worker]

@@ -184,6 +184,8 @@ def main() -> None:
     if given.names:
         print(" ".join(f"{name}={version}" for name, (version, _) in PACKAGES.items()))
         return
+    if given.debs is None or given.out is None:
+        args.error("give the folder of the packages, and the one that is written")
     given.out.mkdir(parents=True, exist_ok=True)
     texts: dict[str, list[str]] = {"train": [], "heldout": []}
     sizes: dict[str, int] = {}

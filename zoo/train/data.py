@@ -15,6 +15,7 @@ import tasks
 from tokenizers import Tokenizer
 
 ENGLISH_WEIGHT = 0.4
+BEFORE_END = 9000  # tokens before the text's end that a row may begin at: more than a row has
 LOOK_S = 10.0  # how often who waits for a batch looks whether the workers live
 Row = tuple[np.ndarray, np.ndarray]  # ids, weights of the loss in percent
 
@@ -26,7 +27,7 @@ class Packer:
         self.tokenizer = Tokenizer.from_file(tokenizer)
         self.english = np.fromfile(english, np.uint16)
         begins = np.flatnonzero(self.english == tasks.BOS)
-        self.starts = begins[begins < len(self.english) - 9000]
+        self.starts = begins[begins < len(self.english) - BEFORE_END]
         self.rng = random.Random(seed)
         weights = {**tasks.WEIGHTS, **(tasks.FOCUS if focus else {})}
         self.names, self.shares = list(weights), list(weights.values())

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from model import Model, Shape
+from model import EPS, Model, Shape
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -46,7 +46,7 @@ def config(shape: Shape) -> dict[str, object]:
         "intermediate_size": shape.hidden, "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head, "hidden_act": "silu", "max_position_embeddings": 8192,
-        "rope_theta": shape.theta, "rms_norm_eps": shape.eps, "tie_word_embeddings": True,
+        "rope_theta": shape.theta, "rms_norm_eps": EPS, "tie_word_embeddings": True,
         "attention_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02,
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "use_cache": True,
         "torch_dtype": "bfloat16",
@@ -87,4 +87,6 @@ def average(first: Path, second: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("three files: two that are averaged, and the one that is written")
     average(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))

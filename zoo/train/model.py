@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+EPS = 1e-5
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a model; `experts` 0 means dense."""
@@ -27,7 +30,6 @@ class Shape:
     head: int = 64
     vocabulary: int = 4096
     theta: float = 1e5
-    eps: float = 1e-5
 
 
 SHAPES = {
@@ -38,10 +40,10 @@ SHAPES = {
 }
 
 
-def rms(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+def rms(x: Tensor, weight: Tensor) -> Tensor:
     """Root-mean-square norm in float32."""
     wide = x.float()
-    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)
     return (wide * weight).to(x.dtype)
 
 

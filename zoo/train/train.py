@@ -72,8 +72,8 @@ def accuracy(model: Model, tokenizer: Tokenizer, device: str, each: int,
     return {name: round(sum(r) / len(r), 3) for name, r in right.items()}
 
 
-def options() -> argparse.Namespace:
-    """What the command line says."""
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """What the command line says; ends where the last stage would fail, after all the others."""
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("name", choices=list(SHAPES))
     args.add_argument("--english", type=Path, required=True, help="the folder of train.bin")
@@ -90,7 +90,16 @@ def options() -> argparse.Namespace:
     args.add_argument("--focus", action="store_true", help="more of what the first run found hard")
     args.add_argument("--report", type=float, default=60.0, help="seconds between accuracy tables")
     args.add_argument("--seed", type=int, default=1)
-    return args.parse_args()
+    given = args.parse_args(arguments)
+    text, most = given.english / "train.bin", STAGES[-1][1]
+    least = 2 * (data.BEFORE_END + 1)  # bytes
+    if not text.is_file() or text.stat().st_size < least:
+        args.error(f"--english: {text} is missing or below {least:,} bytes; corpus.py writes it")
+    if given.tokens < most:
+        args.error(f"--tokens is at least {most}, one row of the last stage, not {given.tokens}")
+    if not 0 <= given.decay_from < 1 or not 0 <= given.start <= 1:
+        args.error("--decay-from and --start are shares of the time: 0 <= decay-from < 1")
+    return given
 
 
 def started(given: argparse.Namespace, device: str) -> Model:
