@@ -22,7 +22,6 @@ from weft.bench.in_turn import in_turn, share_pages
 from weft.frontend.open import open_program
 from weft.runtime.engine import Engine
 from weft.runtime.execution.sampler import sample_rows
-from weft.runtime.execution.weights import RandomTensors
 from weft.runtime.programs.timed_tools import TimedTools
 from weft.runtime.programs.tools import ToolPool, tool_pool
 from weft.runtime.schedule.request import Request, Sampling
@@ -385,14 +384,3 @@ def test_records_of_some_programs_each_are_merged(tmp_path):
     assert set(found["sections"]) == {"chat", "mmlu"}
     assert found["figures"]["gpu_speedup_geomean"] == pytest.approx(8.0)  # mmlu is not staged
     assert found["figures"]["gpu_speedup_min"] == 0.5 and found["figures"]["gpu_programs"] == 2
-
-
-def test_a_wordy_head_says_words_alone():
-    words = (3, 5)
-    wordy, plain = programs_gpu.Wordy(0, "cpu", words), RandomTensors(0, "cpu")
-    head = wordy.read("lm_head.weight", (10, 64))
-    ratio = (head / plain.read("lm_head.weight", (10, 64)))[:, 0].tolist()
-    assert ratio == pytest.approx(
-        [1.0 if row in words else programs_gpu.QUIET for row in range(10)]
-    )
-    assert torch.equal(wordy.read("other", (4, 4)), plain.read("other", (4, 4)))
