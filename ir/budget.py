@@ -10,7 +10,7 @@ one that stands in it for each element of a list, the most).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,22 @@ def largest(*terms: Expr) -> Expr:
         return min(number, UNBOUNDED)
     known = [number] if number else []
     return ("max", *known, *rest) if len(known) + len(rest) > 1 else rest[0]
+
+
+def replaced(expression: Expr, given: Mapping[str, Expr]) -> Expr:
+    """Return an expression with others in place of its symbols; nothing bounds one that is not
+    given."""
+    if isinstance(expression, int):
+        return expression
+    if isinstance(expression, str):
+        return given.get(expression, UNBOUNDED)
+    op, *terms = expression
+    found = [replaced(term, given) for term in terms]
+    if op == "+":
+        return plus(*found)
+    if op == "max":
+        return largest(*found)
+    return times(*found) if op == "*" else ("min", *found)
 
 
 def value_of(expression: Expr, symbols: Symbols) -> int:
@@ -167,7 +183,7 @@ class Budgets:
             own = limits.branch_pages(tokens)
         else:
             own = max(1, limits.pages(min(above + tokens, limits.context)))
-        uses = self._uses(block["parts"], symbols, (above or 0) + tokens)
+        uses = self._uses(block["parts"], symbols, ((above or 0), (above or 0) + tokens))
         pages = min(own + most_of(uses, limits.ahead), UNBOUNDED)
         whole = -1 if above is None or shared else above
         bounded = wanted <= limits.context and all(
@@ -177,7 +193,8 @@ class Budgets:
         branch = above is not None
         return Peak(tokens, own, tuple(uses), pages, branch, bounded, wanted, whole)
 
-    def _uses(self, parts: Any, symbols: Symbols, above: int) -> list[Use]:
+    def _uses(self, parts: Any, symbols: Symbols, above: tuple[int, int]) -> list[Use]:
+        """Return the parts of a frame whose stream is between so many tokens, `above`."""
         uses: list[Use] = []
         for part in parts:
             if "either" in part:
@@ -189,7 +206,7 @@ class Budgets:
                 uses.append(self._use(part, symbols, above))
         return uses
 
-    def _use(self, part: Any, symbols: Symbols, above: int) -> Use:
+    def _use(self, part: Any, symbols: Symbols, above: tuple[int, int]) -> Use:
         known = self._fixed.get(id(part))
         if known is None:
             known = self._evaluated(part, symbols, above)
@@ -201,12 +218,15 @@ class Budgets:
                 self._fixed[id(part)] = known if fixed else None
         return known
 
-    def _evaluated(self, part: Any, symbols: Symbols, above: int) -> Use:
+    def _evaluated(self, part: Any, symbols: Symbols, stream: tuple[int, int]) -> Use:
+        base, above = stream
         often, inner, width, longest = value_of(part["times"], symbols), None, 1, -1
         if "body" in part:
             width = value_of(part["width"], symbols)
             # What one branch alone reads, its stream may not hold.
             shared = part["shared"] and width > 1
+            if "above" in part:
+                above = min(above, base + value_of(part["above"], symbols))
             inner = self._frame(part["body"], symbols, above, shared)
             pages = min(width * inner.pages, UNBOUNDED)
         elif "program" in part:

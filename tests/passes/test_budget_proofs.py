@@ -172,3 +172,42 @@ program many(x: str) -> list[str]:
         planned(text, context), "many", lambda symbol: UNBOUNDED, Limits(4, 500), 100
     )
     assert not proof.fits(1) and "not even one row" in proof.explain(1)
+
+
+def test_tokens_above_a_fork_are_those_before_it(context):
+    """What came after the fork, 900 tokens of another gen, counted as above it, too."""
+    text = """
+program early(x: str) -> str:
+    "{x}"
+    fork 2 as found:
+        gen word(max_tokens=13)
+        yield word
+    "!"
+    gen rest(max_tokens=900)
+    return rest
+"""
+    row = sizes(text_x=400, bytes_x=400, tokens_x_text=400)
+    programs = planned(text, context)
+    (use,) = Budgets(programs, Limits(4, 4000)).peak("early", row).parts
+    assert use.inner is not None and use.inner.above == 402
+    told = prove_memory(programs, "early", row, Limits(4, 4000), 600).explain(1)
+    assert told.startswith("1 row needs at most 534 of 600 KV")
+
+
+def test_rounds_of_a_loop_are_above_its_forks(context):
+    text = """
+program rounds(xs: list[str]) -> int:
+    "begin"
+    for x in xs:
+        gen thought(max_tokens=100)
+        if thought == "x":
+            fork 2 as found:
+                gen word(max_tokens=13)
+                yield word
+    gen rest(max_tokens=900)
+    return 1
+"""
+    (function,) = planned(text, context)
+    peak = Budgets([function], Limits(4, 4000)).peak("rounds", sizes(count_xs=3))
+    (use,) = [use for use in peak.parts if use.inner]
+    assert 300 + len("begin") <= use.inner.above <= 300 + len("begin") + 2

@@ -15,7 +15,7 @@ from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.passes.program.memory import budget_check
 from weft.passes.program.memory import proof as memory_proof
-from weft.passes.program.memory.budgets import stretches
+from weft.passes.program.memory.parts import stretches
 from weft.runtime.memory.kv_cache import PagedKV
 from weft.runtime.programs.select import Scorer, beginning
 from weft.runtime.programs.tasks import Branches
@@ -240,3 +240,90 @@ def test_stretches_are_the_sequences_that_scoring_forks(options):
     assert sorted(stretches(options)) == forked_by_the_scorer(options)
     peak = Peak(3, 1, (Use("select", 1, 1, 2, False, None, (2,)),), 3)
     assert memory_proof._prove(peak, Limits(4, 10), "x") == ("z3", 1)
+
+
+CALLED = """
+tool find(x: str) -> str
+
+program one(x: str, sure: bool) -> str:
+    "{x}"
+    gen word(max_tokens=30)
+    if sure:
+        return word
+    return x + "!"
+
+program many(xs: list[str]) -> list[str]:
+    "many"
+    fork x in xs as found:
+        gen word(max_tokens=3)
+        yield word
+    return found
+
+program two(x: str, n: int) -> str:
+    let a = call one(x, true)
+    let all = call many([x, x, a])
+    {more}
+    "{a}{all[0]}"
+    gen last(max_tokens=5)
+    return last
+"""
+
+
+def test_what_a_call_returns_is_bounded_by_what_its_program_returns(context):
+    """It had no bound, and so neither had the stream that it stands in."""
+    programs = planned(CALLED.replace("{more}", "let b = 1"), context)
+    (two,) = [op for op in programs if op["name"].name == "two"]
+    tokens = two["budget"]["tokens"]
+    found = [value_of(tokens, sizes(bytes_x=count)) for count in (0, 10, 1000)]
+    word = 30 * 2  # the longest token of `context` has two bytes
+    assert found[0] == found[1] < found[2] < 1100
+    assert word + 3 * 2 + 5 <= found[0] <= word + 3 * 2 + 5 + 8
+    assert not [one for one in context.remarks if "nothing but the model's context" in one.message]
+
+
+def test_a_value_that_nothing_bounds_is_named_with_its_place(context):
+    text = CALLED.replace("{more}", 'let hit = find(x)\n    "{hit}"')
+    programs = planned(text, context)
+    (two,) = [op for op in programs if op["name"].name == "two"]
+    assert value_of(two["budget"]["tokens"], sizes(bytes_x=10)) >= UNBOUNDED
+    (remark,) = [one for one in context.remarks if "nothing but the model's context" in one.message]
+    assert "nothing says how long {hit} gets" in remark.message
+    assert remark.span is not None and "{hit}" in text.splitlines()[remark.span.line - 1]
+
+
+def test_a_call_of_a_row_s_number_of_branches_is_not_bounded(context):
+    text = """
+program many(n: int) -> list[str]:
+    "many"
+    fork n as found:
+        gen word(max_tokens=3)
+        yield word
+    return found
+
+program two(n: int) -> str:
+    let all = call many(n)
+    "{all}"
+    gen last(max_tokens=5)
+    return last
+"""
+    two = planned(text, context)[-1]
+    assert value_of(two["budget"]["tokens"], sizes()) >= UNBOUNDED
+
+
+def test_what_is_inlined_returns_what_its_ways_leave(context):
+    text = """
+program one(x: str) -> str:
+    "a"
+    gen word(max_tokens=30)
+    if word == "b":
+        return word
+    return "so it is, and no other way"
+
+program two(x: str) -> str:
+    let a = inline one(x)
+    "{a}"
+    gen last(max_tokens=5)
+    return last
+"""
+    tokens = value_of(planned(text, context)[-1]["budget"]["tokens"], sizes())
+    assert 30 + 60 + 5 <= tokens < 30 + 60 + 5 + 8

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 from ....ir.budget import UNBOUNDED, Expr, largest, plus, times, value_of
 from ....ir.core import Module, Operation, Region, Value, freeze, walk
 from ....ir.dialects.program import VALUE_NAMES
+from ....ir.source import Span
 from ....ir.types import KV
 from ....ir.vocabulary import Tokenizer
 from ...manager import Context, PlanPass
+from .parts import behind, repeated, stretches
 from .sizes import (
     ANYTHING,
     NUMBER,
@@ -20,12 +22,16 @@ from .sizes import (
     listed,
     size_of_generated,
     size_of_parameter,
+    size_of_returned,
     size_of_value,
     sizes_given,
 )
 
 _UNQUOTED = {"record", "list", "int", "float", "bool"}
 """Types of elements that a list's text holds as they are, without quotation marks."""
+
+NONE = 4
+"""Bytes of `none`."""
 
 MOST_COUNTED = 4
 """Segments of a program whose tokens a row counts; of the others it counts its values."""
@@ -48,10 +54,9 @@ class PlanBudgets(PlanPass):
         """Return the module with budgets; says where nothing bounds a width or a stream."""
         named = {op["name"].name: op for op in module.operations if op.attribute("name")}
         widest = widest_token(context.tokenizer) if context.tokenizer else 1
+        programs = _Programs(named, widest, context)
         budgeted = [
-            _Budget(named, widest, context).function(operation)
-            if operation.name == "plan.func"
-            else operation
+            programs.of(operation["name"].name)[0] if operation.name == "plan.func" else operation
             for operation in module.operations
         ]
         return Module(tuple(budgeted))
@@ -60,6 +65,24 @@ class PlanBudgets(PlanPass):
 def widest_token(tokenizer: Tokenizer) -> int:
     """Return the bytes of the longest token."""
     return max((len(tokenizer.token_bytes(id)) for id in range(tokenizer.size)), default=1)
+
+
+@dataclass
+class _Programs:
+    """The programs of a module, each with its budget and the size of what it returns."""
+
+    named: dict[str, Operation]
+    widest: int
+    context: Context
+    _known: dict[str, tuple[Operation, Size]] = field(default_factory=dict)
+
+    def of(self, name: str) -> tuple[Operation, Size]:
+        """Return a program; what it calls comes before it."""
+        if name not in self._known:
+            self._known[name] = self.named[name], ANYTHING  # of one that would call itself
+            budget = _Budget(self)
+            self._known[name] = budget.function(self.named[name]), budget.returned or ANYTHING
+        return self._known[name]
 
 
 @dataclass
@@ -76,10 +99,17 @@ class _Block:
 class _Budget:
     """Walks one program; knows the sizes of its values."""
 
-    def __init__(self, named: dict[str, Operation], widest: int, context: Context) -> None:
-        self._named = named
-        self._widest = widest
-        self._context = context
+    def __init__(self, programs: _Programs) -> None:
+        self._programs = programs
+        self._named = programs.named
+        self._widest = programs.widest
+        self._context = programs.context
+        self.returned: Size | None = None
+        """Of what the program returns."""
+        self._left: Size | None = None
+        """The same of the program that is inlined just now."""
+        self._unbounded: tuple[str, Span | None] | None = None
+        """The first value in a prompt that nothing bounds, and its text's place."""
         self._sizes: dict[str, Size] = {}
         self._exact: set[str] = set()
         self._parameters: dict[str, str] = {}
@@ -102,8 +132,10 @@ class _Budget:
     def _remark(self, operation: Operation, block: _Block) -> None:
         name = operation["name"].name
         if value_of(block.tokens, lambda symbol: 1) >= UNBOUNDED:
+            what, span = self._unbounded or ("", operation.span)
+            why = f": nothing says how long {{{what}}} gets" if what else ""
             self._context.left(
-                f"@{name}: nothing but the model's context bounds its stream", operation.span
+                f"@{name}: nothing but the model's context bounds its stream{why}", span
             )
         else:
             count = len(block.parts)
@@ -135,11 +167,14 @@ class _Budget:
             types = {entry["name"]: entry["type"] for entry in callee["parameters"]}
             block.parts.append(
                 {"what": f"call {operation['name'].name}", "program": operation["name"],
-                 "times": 1, "given": sizes_given(types, sizes)}
+                 "times": 1, "given": (given := sizes_given(types, sizes))}
             )  # fmt: skip
-        if operation.result.type.name in {"int", "float", "bool"} or operation.name not in {
-            "program.call", "program.call_tool",
-        }:  # fmt: skip
+            self._sizes[operation.result.name] = size_of_returned(
+                operation.result.type, self._programs.of(operation["name"].name)[1], given
+            )
+        elif operation.result.type.name in {"int", "float", "bool"} or (
+            operation.name != "program.call_tool"
+        ):
             self._sizes[operation.result.name] = size_of_value(operation, sizes)
 
     # Text.
@@ -151,7 +186,7 @@ class _Budget:
         parts = [
             1 if isinstance(part, int)
             else len(part.encode()) if isinstance(part, str)
-            else self._in_prompt(operation.operands[part["value"]])
+            else self._in_prompt(operation.operands[part["value"]], operation.span)
             for part in operation["parts"]
         ]  # fmt: skip
         names = [value.name for value in operation.operands]
@@ -164,9 +199,11 @@ class _Budget:
         else:
             block.tokens = plus(block.tokens, 1, *parts)
 
-    def _in_prompt(self, value: Value) -> Expr:
+    def _in_prompt(self, value: Value, span: Span | None) -> Expr:
         """Return the tokens of a value in a prompt; of a parameter, the row may count them."""
         size = self._size(value).bytes
+        if self._unbounded is None and value_of(size, lambda symbol: 1) >= UNBOUNDED:
+            self._unbounded = value.name, span
         name = self._parameters.get(value.name)
         return size if name is None or not isinstance(size, str) else ("min", f"text {name}", size)
 
@@ -236,12 +273,14 @@ class _Budget:
             "what": f"fork {operation['name']}", "width": width, "times": 1,
             "shared": bool(operation.attribute("shared")), "body": body.table(),
         }  # fmt: skip
+        if not (part["shared"] and isinstance(width, int) and width > 1):
+            part["above"] = block.tokens
         if len(operation.results) == 2:
             part["kept"] = True
             self._joined[operation.results[1].name] = body.tokens
         block.parts.append(part)
         last = region.operations[-1]
-        yielded = self._size(last.operands[0]) if last.operands else Size(4)
+        yielded = self._size(last.operands[0]) if last.operands else Size(NONE)
         quoted = not last.operands or last.operands[0].type.name not in _UNQUOTED
         self._sizes[operation.results[0].name] = listed(width, yielded.bytes, quoted)
 
@@ -259,12 +298,23 @@ class _Budget:
     # Control flow.
 
     def _inline(self, operation: Operation, block: _Block) -> None:
+        outer, self._left = self._left, None
         self._add(block, self._region(operation.regions[0]), 1)
+        self._sizes[operation.results[1].name] = self._left or ANYTHING
+        self._left = outer
+
+    def _leave(self, operation: Operation, block: _Block) -> None:
+        found = self._size(operation.operands[1])
+        self._left = self._left.either(found) if self._left else found
+
+    def _return(self, operation: Operation, block: _Block) -> None:
+        found = self._size(operation.operands[0]) if operation.operands else Size(NONE)
+        self.returned = self.returned.either(found) if self.returned else found
 
     def _if(self, operation: Operation, block: _Block) -> None:
         sides = [self._region(region) for region in operation.regions]
+        found = [behind(block.tokens, side.parts) for side in sides if side.parts]
         block.tokens = plus(block.tokens, largest(*(side.tokens for side in sides)))
-        found = [side.parts for side in sides if side.parts]
         if len(found) == 1:
             block.parts += found[0]
         elif found:
@@ -287,8 +337,11 @@ class _Budget:
             self._add(block, self._region(region), operation["limit"] + 1)
 
     def _add(self, block: _Block, inner: _Block, often: Expr) -> None:
-        block.tokens = plus(block.tokens, times(often, inner.tokens))
-        block.parts += repeated(inner.parts, often)
+        before, block.tokens = block.tokens, plus(block.tokens, times(often, inner.tokens))
+        if often == 1:
+            block.parts += behind(before, inner.parts)
+        else:
+            block.parts += behind(block.tokens, repeated(inner.parts, often))
 
     def _yielded(self, operation: Operation) -> None:
         """Bound an if's results by what its regions yield."""
@@ -299,47 +352,6 @@ class _Budget:
             if value.type != KV:
                 left, right = (self._size(last.operands[position]) for last in lasts)
                 self._sizes[value.name] = left.either(right)
-
-
-def repeated(parts: list[dict[str, Any]], often: Expr) -> list[dict[str, Any]]:
-    """Return parts that run so many times as often."""
-    return [
-        {"either": [repeated(side, often) for side in part["either"]]}
-        if "either" in part
-        else part | {"times": times(often, part["times"])}
-        for part in parts
-    ]
-
-
-def stretches(options: Any) -> list[int]:
-    """Return the lengths of what scoring a trie of options computes behind its prompt, apart.
-
-    What all begin with goes on the stream itself; the others are sequences that it forks.
-    """
-    found: list[int] = []
-
-    def walk(group: list[tuple[int, ...]], root: bool) -> None:
-        by_first: dict[int, list[tuple[int, ...]]] = {}
-        for option in group:
-            if option:
-                by_first.setdefault(option[0], []).append(option[1:])
-        begins = root and len(by_first) == 1
-        for rest in by_first.values():
-            if not any(rest):
-                continue
-            length = 1
-            while (
-                len({option[0] for option in rest if option}) == 1
-                and any(option[1:] for option in rest)
-                and not (begins and not all(rest))
-            ):
-                rest = [option[1:] for option in rest if option]
-                length += 1
-            found.append(length)
-            walk(rest, False)
-
-    walk([tuple(option) for option in options], True)
-    return found
 
 
 def shown(expression: Expr) -> str:

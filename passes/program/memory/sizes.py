@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....ir.budget import UNBOUNDED, Expr, largest, plus, times
+from ....ir.budget import UNBOUNDED, Expr, largest, plus, replaced, times
 from ....ir.core import Operation, Term, thaw
 from ....ir.values import format_value
 
@@ -184,6 +184,16 @@ def _whole(longest: Expr, more: int = 1) -> Expr:
 
 def _bytes(value: Any) -> int:
     return len(format_value(value).encode())
+
+
+def size_of_returned(type: Term, returned: Size, given: Mapping[str, Expr]) -> Size:
+    """Return the size of what a called program returns, by what it is called with."""
+    bytes, count, each = (
+        replaced(size, given) for size in (returned.bytes, returned.count, returned.each)
+    )
+    if type.name in {"int", "float", "bool"}:
+        return Size(_whole(bytes, 0) if type.name == "int" else NUMBER)
+    return Size(bytes, count, each)
 
 
 def sizes_given(parameters: Mapping[str, Term], sizes: list[Size]) -> dict[str, Expr]:
