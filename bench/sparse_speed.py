@@ -166,7 +166,7 @@ def published(folder: Path, tiny: bool) -> Figures:
 
 def end_to_end(folder: Path, tiny: bool) -> Figures:
     """A decode step of the whole model at 64 K, dense and sparse at equal batch."""
-    from weft.bench.sparse.steps import step_seconds
+    from weft.bench.sparse.model_steps import step_seconds
 
     if tiny:
         found = step_seconds("tiny", 64, 2, folder)

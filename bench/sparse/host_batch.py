@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.bench.sparse.host_model import Placed, compared, model, run
-from weft.bench.sparse.steps import TINY
+from weft.bench.sparse.model_steps import TINY
 from weft.frontend.models.presets import preset
 from weft.ir.sparse.policy import SparsePolicy
 

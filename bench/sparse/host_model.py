@@ -21,8 +21,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from weft.bench.sparse.model_steps import TINY, decode_step, in_order
 from weft.bench.sparse.offload import ROOM, Streaming, products, timed
-from weft.bench.sparse.steps import TINY, Setting, decode_step, in_order
+from weft.bench.sparse.steps import Setting
 from weft.codegen.build_cuda import load_kernels
 from weft.compiler.attention import Attention
 from weft.compiler.key_offload import key_costs
