@@ -104,26 +104,17 @@ class Forecast:
             return Claim(
                 self._num_pages, UNPROVEN_AHEAD, proven=False, guess=self._guess(arguments)
             )
-        every = rows or self._most
         # A power of two, so that claims that were worked out can be used again.
-        rows = min(1 << (min(every, self._most) - 1).bit_length(), self._most)
-        if self._budgets and self._segments:
-            claim = self._of_sizes(rows, arguments, counted=False)
-            if claim.proven and claim.pages * every <= self._num_pages:
-                return claim  # no row will have to wait: nothing need be encoded to be exact
-        claim = self._of_sizes(rows, arguments, counted=True)
-        if claim.proven:
-            return claim
-        return replace(claim, guess=max(claim.guess, self._guess(arguments)))
-
-    def _of_sizes(self, rows: int, arguments: Mapping[str, Any], counted: bool) -> Claim:
-        sizes = (("rows", rows), *self._sizes(arguments, counted))
+        rows = 1 << (min(rows or self._most, self._most) - 1).bit_length()
+        sizes = (("rows", min(rows, self._most)), *self._sizes(arguments))
         claim = self._claims.get(sizes)
         if claim is None:
             if len(self._claims) >= MOST_CLAIMS:
                 self._claims.clear()
             claim = self._claims[sizes] = self._claim(dict(sizes))
-        return claim
+        if claim.proven:
+            return claim
+        return replace(claim, guess=max(claim.guess, self._guess(arguments)))
 
     def _guess(self, arguments: Mapping[str, Any]) -> float:
         """Return the pages of a row that reads all its arguments, and writes as much again."""
@@ -232,17 +223,14 @@ class Forecast:
             for part in segment["parts"]
         ]
 
-    def _sizes(self, arguments: Mapping[str, Any], counted: bool) -> tuple[tuple[str, int], ...]:
-        """Return the value of each symbol; sizes of texts are whole pages, so that many agree.
+    def _sizes(self, arguments: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+        """Return the value of each symbol; sizes of texts are whole pages, so that many agree."""
+        return tuple((symbol, self._size(symbol, arguments)) for symbol in self._symbols)
 
-        Tokens of segments are `counted`, or no more than their bytes.
-        """
-        return tuple((symbol, self._size(symbol, arguments, counted)) for symbol in self._symbols)
-
-    def _size(self, symbol: str, arguments: Mapping[str, Any], counted: bool) -> int:
+    def _size(self, symbol: str, arguments: Mapping[str, Any]) -> int:
         what, name = symbol.split(" ", 1)
         if what == "tokens":
-            return self._of_segment(self._segments[name], arguments, counted)
+            return self._of_segment(self._segments[name], arguments)
         value = arguments[name]
         if what == "count":
             return len(value)
@@ -254,19 +242,17 @@ class Forecast:
             return self._whole(_bytes(value))
         return self._whole(self._in_prompt(format_value(value)))
 
-    def _of_segment(self, segment: Operation, arguments: Mapping[str, Any], counted: bool) -> int:
+    def _of_segment(self, segment: Operation, arguments: Mapping[str, Any]) -> int:
         """Return a segment's tokens, in whole pages; or its most of any element, nearly exactly.
 
         A loop has as many of these as there are elements, so that pages would add up.
         """
         lists = {self._elements[v.name] for v in segment.operands if v.name in self._elements}
         if not lists:
-            parts = self._filled(segment, arguments)
-            return self._whole(self._tokens(parts) if counted else _most_tokens(parts))
+            return self._whole(self._tokens(segment, arguments))
         (name,) = lists
         every = (self._filled(segment, arguments, element) for element in arguments[name])
-        most = max(map(self._of_element if counted else _most_tokens, every), default=0)
-        return -(-most // NEARLY) * NEARLY
+        return -(-max(map(self._of_element, every), default=0) // NEARLY) * NEARLY
 
     def _of_element(self, parts: list[int | str]) -> int:
         """Return the tokens of a segment with one element, counted once for equal ones."""
@@ -292,15 +278,11 @@ class Forecast:
     def _whole(self, size: int) -> int:
         return -(-size // self.limits.page_size) * self.limits.page_size
 
-    def _tokens(self, parts: list[int | str]) -> int:
-        """Return the tokens of a segment's parts, counted if there may be many."""
-        most = _most_tokens(parts)
-        return most if most <= SHORT else len(encode_parts(self._tokenizer, parts))
-
-
-def _most_tokens(parts: list[int | str]) -> int:
-    """Return how many tokens a segment's parts may have: as many as bytes, and one."""
-    return sum(1 if isinstance(part, int) else len(part.encode()) for part in parts) + 1
+    def _tokens(self, segment: Operation, arguments: Mapping[str, Any]) -> int:
+        """Return a segment's tokens, counted if there may be many."""
+        parts = self._filled(segment, arguments)
+        short = sum(1 if isinstance(part, int) else len(part.encode()) for part in parts) + 1
+        return short if short <= SHORT else len(encode_parts(self._tokenizer, parts))
 
 
 def _healed(text: str) -> str:
