@@ -94,8 +94,8 @@ def run(
         typer.Option(help="with --gpu-memory: write which experts each token took, for weft tune"),
     ] = None,
     remote_concurrency: Annotated[
-        int, typer.Option(help="remote model: calls under way at once")
-    ] = 8,
+        int | None, typer.Option(help="remote model: calls under way at once (default: 8)")
+    ] = None,
     remote: Remote = None,
     json: Annotated[
         bool, typer.Option("--json", help="print one JSON object, no decoration")

@@ -58,6 +58,7 @@ class ExplainOptions:
 def explain(options: ExplainOptions) -> None:
     """Print the passes' remarks, then the price of a decode step by kind of operation."""
     from ..compiler import Compilation
+    from ..compiler.remote_model import check_options
     from ..options import Options
 
     given: dict[str, Any] = {"weights": options.weights} if options.weights else {}
@@ -70,27 +71,39 @@ def explain(options: ExplainOptions) -> None:
     chosen = chosen.changed(**attention_options(options.attention, options.max_loss, options.batch))
     chosen = with_room(chosen, options.batch)
     compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
+    check_options(chosen, compilation.remote)
     rows = list(read_rows(options.rows)) if options.rows is not None else []
+    hardware = _hardware(compilation, options.hardware)
     emit(compilation.explain())
-    if compilation.remote is not None:
-        return  # what a step costs is the server's
-    if options.rows is not None:
+    if options.rows is not None and compilation.remote is None:
         from ..passes.program.prefixes.text import draw_tree
 
         emit("")
         emit(draw_tree(compilation.prefix_tree(rows)))
-    if compilation.offloading is not None:
-        return  # `weft tune` prices such steps
-    emit("")
-    emit(_prices(compilation, options))
+    if hardware is not None:
+        emit("")
+        emit(_prices(compilation, options, hardware))
 
 
-def _prices(compilation: Compilation, options: ExplainOptions) -> str:
+def _hardware(compilation: Compilation, name: str) -> Hardware | None:
+    """Return what a step is priced by; None where it is another's to price. Raises BadOption."""
+    from ..options import BadOption
+
+    elsewhere = compilation.remote is not None
+    if not elsewhere and compilation.offloading is None:
+        return hardware_of(name, compilation.on_gpu)
+    if name:
+        why = "the endpoint's" if elsewhere else "priced by `weft tune --hardware`"
+        raise BadOption(problem=f"--hardware {name}: what a step costs here is {why}",
+                        hint="leave it out")  # fmt: skip
+    return None
+
+
+def _prices(compilation: Compilation, options: ExplainOptions, hardware: Hardware) -> str:
     """Return predicted and measured time of a decode step, one line a kind of operation."""
     from ..cost_model.report import compare, comparison_table, grouped, step_table
     from ..cost_model.roofline import step
 
-    hardware = hardware_of(options.hardware, compilation.on_gpu)
     costs = priced_step(compilation, options.batch, hardware)
     title = f"a decode step: batch {options.batch}, {CONTEXT} tokens each, on {hardware.name}"
     if not options.measure or compilation.on_gpu:

@@ -67,7 +67,7 @@ class RunOptions:
     seed: int
     trace: Path | None
     record_routing: Path | None
-    remote_concurrency: int
+    remote_concurrency: int | None
     remote: list[str] | None
     json: bool
     quiet: bool
@@ -145,8 +145,7 @@ def _compile(
         seed=options.seed,
         **given,
         trace=options.trace is not None,
-        remote_concurrency=options.remote_concurrency,
-        **remote_options(options.remote),
+        **remote_options(options.remote, options.remote_concurrency),
     )
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
@@ -165,11 +164,17 @@ def _compile(
         return compilation.executable()
 
 
-def remote_options(texts: list[str] | None) -> dict[str, Any]:
-    """Return the options that `--remote NAME=VALUE`, perhaps several times, stand for."""
-    from ..options import RemoteOptions
+def remote_options(texts: list[str] | None, concurrency: int | None = None) -> dict[str, Any]:
+    """Return the options that `--remote NAME=VALUE`, perhaps several times, stand for, beside
+    `--remote-concurrency`; raises BadOption."""
+    from ..options import BadOption, RemoteOptions
 
-    return RemoteOptions.parse(named_values("--remote", texts))
+    found = RemoteOptions.parse(named_values("--remote", texts))
+    if concurrency is None:
+        return found
+    if "remote_concurrency" in found:
+        raise BadOption(problem="--remote-concurrency stands beside --remote concurrency=")
+    return {**found, "remote_concurrency": concurrency}
 
 
 def attention_options(attention: str, max_loss: float | None, batch: int = 1) -> dict[str, Any]:
@@ -214,13 +219,14 @@ def _run_rows(
     executable: Executable, rows: list[dict[str, Any]], options: RunOptions, compiled: float
 ) -> None:
     """Run every row, and show how far it is."""
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TextColumn("{task.fields[speed]:.0f} tokens/s"), TimeElapsedColumn())  # fmt: skip
     hidden = options.quiet or options.json
     with Progress(*columns, console=remarks(), disable=hidden) as bar:
-        task = bar.add_task(options.file.stem, total=len(rows), speed=0.0)
+        task = bar.add_task(escape(options.file.stem), total=len(rows), speed=0.0)
 
         def show(progress: Any) -> None:
             speed = progress.generated_tokens / progress.seconds if progress.seconds else 0.0
