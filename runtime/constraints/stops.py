@@ -138,16 +138,23 @@ def _ending(pattern: str) -> tuple[re.Pattern[str], int]:
     return compiler.compile(items), items.getwidth()[1]
 
 
+LEAST_KEPT = 1 << 12
+"""Characters that are kept as text, at least."""
+
+
 class PatternScanner:
     """Finds a regular expression in text that arrives token by token, as soon as it fits.
 
     As long as there was no match, one must end in what is new; all of the text is searched only
-    where there is what a match ends with.
+    where there is what a match ends with. Of the text, what that may begin in is kept as such.
     """
 
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern)
         self._ending, self._reach = _ending(pattern)
+        # What looks behind has at most as many characters as it is written with, but for repeats.
+        endless = "(?<" in pattern and "{" in pattern
+        self._kept = parser.MAXREPEAT if endless else LEAST_KEPT + self._reach + len(pattern)
         self._data = bytearray()
         self._text = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
@@ -166,6 +173,8 @@ class PatternScanner:
         self._text += self._decoder.decode(piece)
         broken, _ = self._decoder.getstate()
         text = self._text + broken.decode("utf-8", "surrogateescape")
+        if len(self._text) > 2 * self._kept:
+            self._text = self._text[-self._kept :]
         if not self._found and self._ending.search(text, start) is None:
             return None
         at = pattern_start(self._pattern, self._data)

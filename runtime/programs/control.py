@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...ir.core import Operation, Region
-from ...ir.types import KV
+from ...ir.types import KV, STREAM
 from ..interrupts import interrupted
 from .frame import Frame
 from .future_values import (
@@ -38,7 +38,7 @@ _EXITS = frozenset({"return", "leave"})
 def _streams(operation: Operation, carried: Iterable[Any]) -> list[Any]:
     """Return the streams among the values that a loop carries."""
     values = zip(operation.results, carried, strict=True)
-    return [value for result, value in values if result.type == KV]
+    return [value for result, value in values if result.type in {KV, STREAM}]
 
 
 def is_seldom(number: int) -> bool:

@@ -20,7 +20,8 @@ class Handle:
 
     No two texts of `pending` stand side by side. With `before` they follow the parts of that
     handle, the last of which goes on with the first, if both are texts. `settled` is what the
-    handle became when its parts were encoded: all who have the value go on from there.
+    handle became when its parts were encoded: all who have the value go on from there. `above` is
+    at least what stands between its sequence and its parts: characters, and tokens.
     """
 
     sequence: Sequence
@@ -28,10 +29,18 @@ class Handle:
     pending: tuple[Text, ...] = ()
     before: Handle | None = None
     settled: Handle | None = None
+    above: int = 0
 
     def plus(self, pending: tuple[Text, ...]) -> Handle:
         """Return the handle with parts appended."""
-        return Handle(self.sequence, self.length, pending, self)
+        return Handle(self.sequence, self.length, pending, self, above=self.gathered)
+
+    @property
+    def gathered(self) -> int:
+        """How many characters and tokens it has behind its sequence, at most."""
+        return self.above + sum(
+            [len(part) if isinstance(part, str) else 1 for part in self.pending]
+        )
 
     def newest(self) -> Handle:
         """Return what the handle has become: tokens of a sequence, then parts."""

@@ -67,14 +67,14 @@ class Instance(ControlFlow, Starts):
             if number >= WAITED or not is_missing(value):
                 value = yield from now(value)
                 if isinstance(value, Handle):
-                    self._check_text(operation, number, value.newest())
+                    self._check_text(operation, number, value)
 
     def _check_text(self, operation: Operation, rounds: int, handle: Handle) -> None:
         context = self._engine.executor.context_length
         most = CONTEXTS * context
-        length = sum(len(part) if isinstance(part, str) else 1 for part in handle.pending)
-        if handle.length + length <= most:
+        if handle.length + handle.gathered <= most:
             return
+        handle = handle.newest()
         tokens = handle.length + len(self._machine.texts.ids_of(handle.pending))
         if tokens > most:
             raise TextTooLong(

@@ -75,6 +75,16 @@ class ContextOverflow(RunError):
     hint = "shorten the prompt, lower max_tokens, or choose a model with a longer context"
 
 
+class TextTooLong(RunError):
+    """A loop's text that no model's context holds."""
+
+    template = (
+        "row {row}: after {rounds} rounds of a loop its text has {characters:,} characters, more "
+        "than the {most:,} that any endpoint is sent"
+    )
+    hint = "let the loop end earlier, or add less text in it"
+
+
 class ServerFailed(RunError):
     """An endpoint that failed again and again."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -127,3 +128,31 @@ def test_a_watched_generation_shows_exactly_its_value(text, stops, heal):
     value = text[: min(found)] if found else text
     assert tokenizer.decode([*kept, *tail]) == heal + value
     assert "".join(heard) == value
+
+
+KEPT_PATTERNS = ["ab+c", "(?<=x)ab", "(?<=a.{3})b", r"\bab\b", "(?m)^ab$", "^ab$", r"x\n?$",
+                 r"(?<!a)b\Z", r"\Ba", "a.{5}b"]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", KEPT_PATTERNS)
+def test_a_pattern_is_found_where_little_of_the_text_is_kept(pattern, monkeypatch):
+    monkeypatch.setattr(module, "LEAST_KEPT", 1)
+    random = Random(pattern)
+    for _ in range(20):
+        scanner, data = PatternScanner(pattern), b""
+        for _ in range(60):
+            piece = "".join(random.choice("ab cx\né") for _ in range(random.randint(1, 3))).encode()
+            data += piece
+            wanted = module.pattern_start(re.compile(pattern), data)
+            assert scanner.feed(piece) == wanted, data
+            if wanted is not None:
+                break
+
+
+def test_a_pattern_keeps_a_long_text_once():
+    scanner = PatternScanner(r"\bEND\b")
+    for _ in range(40):
+        scanner.feed(b"hello world, " * 1000)
+        scanner.feed(b"and")
+    assert scanner.size > 500_000 and len(scanner._text) < 40_000
+    assert scanner.feed(b" END") == scanner.size - 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from weft.ir.diagnostics import CapacityError
+from weft.runtime.programs.frame import Handle
 from weft.tests.runtime.test_interrupts import Pressed, steps, usual  # noqa: F401
 
 ONE = """
@@ -128,3 +129,16 @@ def test_a_row_of_another_session_that_is_in_its_loop_goes_on(toy, at):
         found |= dict(ended)
     assert found[0].value == toy.oracle(text)(0, arg="o").value
     toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_looks_in_inner_loops_read_no_text(toy, written, monkeypatch):
+    """Each inner loop began its looks anew, and each look read all of the text."""
+    text = NESTED.replace("n >= 0", "n < 60")
+    executable = toy.compile(text, context_length=4096)
+    if not written:
+        executable.machine.code.clear()
+    looks, read = [], Handle.newest
+    monkeypatch.setattr(Handle, "newest", lambda handle: looks.append(1) or read(handle))
+    assert executable.run(arg="x").value == toy.oracle(text)(0, arg="x").value
+    assert len(looks) < 30
