@@ -90,11 +90,23 @@ def _take_space(scope: Scope) -> Span | None:
     return operation.span
 
 
+def _drop_space(scope: Scope) -> None:
+    """Drop the space behind a fork where nothing has read it: the stream of a branch goes on."""
+    stream = scope.values[STREAM_NAME]
+    used = {value for operation in walk(tuple(scope.operations)) for value in operation.operands}
+    for at, operation in enumerate(scope.operations):
+        if stream in operation.results and operation.attribute("text") == SPACE:
+            if stream not in used:
+                scope.operations.pop(at)
+            return
+
+
 def lower_join(lowering: Lowering, join: ast.Join, scope: Scope) -> None:
     """Lower a join with the fork above it in the block."""
     assert scope.branches is not None, "the checker lets no join be without its fork"
     streams, values = scope.branches
     points = lower_expression(join.options[0].value, scope)
+    _drop_space(scope)
     following = lowering.names.value("s", STREAM)
     number = lowering.names.value("chosen", INT)
     scope.emit(

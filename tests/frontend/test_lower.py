@@ -220,7 +220,9 @@ def test_a_space_before_a_fork_begins_what_follows(lines, expected):
 def test_a_joined_branch_begins_with_the_space():
     lines = ['"Say: "', "fork 2 as f:", "    gen g", "    yield 1", "join best(by=f)", "gen h"]
     module = in_program(*lines)
-    assert texts_of(module) == ["Say:", "fork", " ", "gen", " ", "gen"]
+    assert texts_of(module) == ["Say:", "fork", " ", "gen", "gen"]
+    scored = in_program(*lines[:4], 'let v = score("x")', *lines[4:])
+    assert texts_of(scored) == ["Say:", "fork", " ", "gen", " ", "score", "gen"]
     (join,) = [each for each in module.walk() if each.kind == "join"]
     gens = [each for each in module.walk() if each.kind == "gen"]
     assert gens[-1].operands[0] == join.results[0]

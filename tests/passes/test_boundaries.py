@@ -14,6 +14,7 @@ from weft.passes.program.canonicalize import Canonicalize
 from weft.passes.program.plans.boundaries import Boundaries, Side
 from weft.passes.program.plans.lower import LowerToPlan
 from weft.tests.each_time import examples
+from weft.tests.passes.budget_cases import planned
 
 TOKENIZER = load_tokenizer(ZOO / "tiny-dense")
 BOUNDARIES = Boundaries(TOKENIZER)
@@ -135,3 +136,20 @@ def test_the_report_has_the_place():
     told = [one for record in compilation.records for one in record.remarks]
     (remark,) = [one for one in told if one.message.startswith("text begins a token behind gen a")]
     assert remark.span is not None and remark.span.line == 4 and not remark.done
+
+
+def test_a_space_before_branches_that_are_joined_is_validated(context: Context):
+    """The space behind the fork was an appended text that no plan has."""
+    text = """
+program p() -> str:
+    "Say: "
+    fork 2 as found:
+        gen g(max_tokens=3)
+        yield 1
+    join best(by=found)
+    gen h(max_tokens=3)
+    return h
+"""
+    assert planned(text, context)
+    said = [one.message for one in context.remarks if "begins a token behind fork" in one.message]
+    assert not said
