@@ -58,13 +58,23 @@ def _silu_mul(both: Tensor) -> Tensor:
 def _moe_gated(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, chosen: Tensor
                ) -> Tensor:  # fmt: skip
     rows = x.repeat_interleave(chosen.shape[1], 0)
-    return _silu_mul(torch.einsum("pk,pnk->pn", rows, w[chosen.flatten()]))
+    return _silu_mul(_of_experts(operation, rows, w, chosen.flatten()))
 
 
 def _moe_mixed(run: GraphRun, operation: Operation, rows: Tensor, w: Tensor, chosen: Tensor,
                weights: Tensor, residual: Tensor | None = None) -> Tensor:  # fmt: skip
-    found = torch.einsum("pk,pnk->pn", rows, w[chosen.flatten()])
+    found = _of_experts(operation, rows, w, chosen.flatten())
     return _moe_combine(run, operation, found, weights, residual)
+
+
+def _of_experts(operation: Operation, rows: Tensor, w: Tensor, chosen: Tensor) -> Tensor:
+    """Each row times its expert's weights; not a number where that is elsewhere."""
+    if not operation.attribute("partial"):
+        return torch.einsum("pk,pnk->pn", rows, w[chosen])
+    here = chosen < len(w)
+    found = rows.new_full((len(rows), w.shape[1]), torch.nan)
+    found[here] = torch.einsum("pk,pnk->pn", rows[here], w[chosen[here]])
+    return found
 
 
 def _moe_join(run: GraphRun, operation: Operation, rows: Tensor, others: Tensor, order: Tensor,

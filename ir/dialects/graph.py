@@ -133,11 +133,13 @@ MOE = (
        "is as an expert not listed. silu: w [E, 2N, K] holds gate and up rows, and the result is "
        "silu(gate) * up", (4, 5), 1, required=("per_row",), optional=("experts", "silu")),
     Op("graph.moe_gated", "of each pair p, silu(gate) * up of row p // A of x through the gate and "
-       "up rows of its expert; operands: x [T, K], w [E, 2F, K], chosen [T, A]; result [T*A, F]",
-       3, 1),
+       "up rows of its expert; partial: pairs of expert E are elsewhere, and their rows undefined; "
+       "operands: x [T, K], w [E, 2F, K], chosen [T, A]; result [T*A, F]", 3, 1,
+       optional=("partial",)),
     Op("graph.moe_mixed", "sum over a token's pairs of weight times row p times its expert's "
-       "weight [E, N, K] transposed, plus residual [T, N] when given; operands: rows [T*A, K], w, "
-       "chosen [T, A], weights [T, A][, residual]", (4, 5), 1),
+       "weight [E, N, K] transposed, plus residual [T, N] when given; partial: pairs of expert E "
+       "are left out; operands: rows [T*A, K], w, chosen [T, A], weights [T, A][, residual]",
+       (4, 5), 1, optional=("partial",)),
     Op("graph.moe_join", "rows [T*A, D] by pair: those of the listed experts' pairs from the "
        "second operand, the others from the first; operands: rows, rows, order, starts", 4, 1,
        required=("experts",)),

@@ -62,11 +62,12 @@ def _fuse(body: Body, combine: Operation) -> str:
     route = body.made_by(weights, "graph.moe_route")
     if down is None or silu is None or up is None or dispatch is None or route is None:
         return "its products are not those of gate, up and down"
-    if combine.attribute("partial") or any(len(op.operands) != 4 for op in (up, down)):
+    if any(len(op.operands) != 4 or op.attribute("experts") for op in (up, down)):
         return "some experts are elsewhere"
-    (chosen,), span = dispatch.operands, combine.span
-    hidden = make("graph.moe_gated", *up.operands[:2], chosen, results=silu.results, span=span)
+    (chosen,), span, partial = dispatch.operands, combine.span, combine.attribute("partial")
+    hidden = make("graph.moe_gated", *up.operands[:2], chosen, results=silu.results,
+                  partial=partial, span=span)  # fmt: skip
     mixed = make("graph.moe_mixed", silu.result, down.operands[1], chosen, weights, *residual,
-                 results=combine.results, span=span)  # fmt: skip
+                 results=combine.results, partial=partial, span=span)  # fmt: skip
     body.replace(combine, [dispatch, up, silu, down, combine], [hidden, mixed])
     return ""

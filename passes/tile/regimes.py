@@ -269,7 +269,7 @@ def gpu_regime_passes(
     streams = (StreamProducts(cuts), packed) if 1 < rows <= ROWS else ()
     return (
         *(
-            (FuseMatmulParts(norms=False), FuseCombineResidual(), FuseFewExperts())
+            (FuseMatmulParts(norms=False), FuseCombineResidual(), FuseFewExperts(), FuseAddNorm())
             if rows == 1
             else (TakeRowsLate(), FuseAddNorm(), *streams)
             if rows

@@ -154,12 +154,15 @@ def experts(
 
 
 def chosen_experts(
-    rng: np.random.Generator, t: int, dtype: str, k: int, mixed: bool, residual: bool = False
+    rng: np.random.Generator, t: int, dtype: str, k: int, mixed: bool, residual: bool = False,
+    partial: bool = False,
 ) -> Case:  # fmt: skip
-    """A stream of the chosen experts' rows: gate, up and silu, or down and the weighted sum."""
+    """A stream of the chosen experts' rows: gate, up and silu, or down and the weighted sum; with
+    `partial` some are elsewhere, whose rows are neither written nor read."""
     e, n, top = 5, 9, 3
     rows, wide = t * top if mixed else t, n if mixed else 2 * n
-    x, chosen = normal(rng, rows, k), rng.integers(0, e, t * top).astype("i4")
+    x, chosen = normal(rng, rows, k), rng.integers(0, e + 2 * partial, t * top).astype("i4")
+    chosen, away = np.minimum(chosen, e), chosen >= e
     w, scales = normal(rng, e, wide, k), []
     values = w.astype("f8")
     if dtype == "i8":
@@ -167,14 +170,16 @@ def chosen_experts(
         scales = [np.abs(normal(rng, e, wide)) / 6400]
         values = w * scales[0][..., None].astype("f8")
     pairs = x.astype("f8")[np.arange(t * top) // (1 if mixed else top)]
-    found = np.einsum("pk,pnk->pn", pairs, values[chosen])
-    shape = ExpertMatvec(e, n, k, top, dtype, "f32", residual)
+    found = np.einsum("pk,pnk->pn", pairs, values[np.minimum(chosen, e - 1)])
+    shape = ExpertMatvec(e, n, k, top, dtype, "f32", residual, partial=partial)
     if not mixed:
         out = poison(t * top, n)
         expected = silu(found[:, :n]) * found[:, n:]
+        expected[away] = out[away]
         arguments = [t, t * top, x, w, chosen, out, *scales]
         return Case(experts_gated(shape), arguments, {"out": expected}, 1e-4)
-    weights, before = normal(rng, t * top), normal(rng, t, n)
+    weights, before = normal(rng, t * top) * ~away, normal(rng, t, n)
+    x[away] = np.nan
     expected = (found * weights[:, None]).reshape(t, top, n).sum(1) + (before if residual else 0)
     more = [before] if residual else []
     arguments = [t, t * top, x, w, chosen, weights, poison(t, n), *more, *scales]
@@ -357,6 +362,10 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "gated_i8_deep": _with(chosen_experts, "i8", 2500, False),
     "mixed": _with(chosen_experts, "f32", 48, True, True),
     "mixed_i8": _with(chosen_experts, "i8", 40, True),
+    "gated_partial": _with(chosen_experts, "f32", 48, False, False, True),
+    "gated_partial_i8": _with(chosen_experts, "i8", 2500, False, False, True),
+    "mixed_partial": _with(chosen_experts, "f32", 48, True, False, True),
+    "mixed_partial_i8": _with(chosen_experts, "i8", 40, True, True, True),
     "route_slices": _with(route, True, None, 2),
     "route_local": _with(route, True, (3, 8)), "dispatch_local": _with(dispatch, True),
     "combine_partial": _with(combine, False, True),

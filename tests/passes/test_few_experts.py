@@ -10,6 +10,7 @@ from weft.cost_model.work import total, work_of
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module
 from weft.ir.model import ModelConfig, Rope
+from weft.ir.parser import parse_module
 from weft.ir.verifier import verify
 from weft.passes.graph.few_experts import FuseExpertSilu, FuseFewExperts
 from weft.passes.graph.matmul_parts import FuseCombineResidual
@@ -57,10 +58,19 @@ def check(graph: Module, joined: Module) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_experts_of_other_ranks_are_left_and_it_says_so() -> None:
+def test_a_rank_joins_its_experts_and_leaves_out_the_others() -> None:
     part, _ = run_passes((TensorParallel(0, 2),), build_graph(SHAPE), Context())
-    left, records = fused(part)
-    assert "graph.moe_expert" in names(left) and "graph.moe_gated" not in names(left)
+    joined, _ = fused(part)
+    verify(joined, ("graph",))
+    found = [op for op in joined.walk() if op.name in ("graph.moe_gated", "graph.moe_mixed")]
+    assert len(found) == 4 and all(op["partial"] for op in found)
+    assert "graph.moe_dispatch" not in names(joined)
+
+
+def test_products_of_some_experts_are_left_and_it_says_so() -> None:
+    text = str(build_graph(SHAPE)).replace("per_row = 2 :", "per_row = 2, experts = [0, 1] :", 1)
+    left, records = fused(parse_module(text))
+    assert names(left).count("graph.moe_expert") == 2 and names(left).count("graph.moe_gated") == 1
     assert any("elsewhere" in remark.message for record in records for remark in record.remarks)
 
 

@@ -13,6 +13,9 @@ from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.parser import parse_module
 from weft.ir.verifier import verify
+from weft.passes.graph.few_experts import FuseFewExperts
+from weft.passes.graph.fusion import FuseAddNorm
+from weft.passes.graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from weft.passes.graph.tensor_parallel import CannotShard, DoesNotDivide, TensorParallel
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
@@ -94,7 +97,8 @@ def test_ranks_give_the_logits_of_the_whole(name):
     graph, tokens = build_graph(config(name)), torch.randint(0, 60, (21,)).tolist()
     dense = {n: w.dense() for n, w in load_weights(graph, Biased()).items()}
     expected = run_graph(graph, dense, tokens)
-    for more in ((), graph_passes()):
+    one_row = (FuseMatmulParts(norms=False), FuseCombineResidual(), FuseFewExperts(), FuseAddNorm())
+    for more in ((), graph_passes(), (*graph_passes(), *one_row)):
         for found in together(ranks(graph, 2, *more), tokens):
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 

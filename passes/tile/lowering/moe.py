@@ -90,7 +90,7 @@ def lower_gated(lowering: _Lowering, op: Operation) -> list[Operation]:
     _, weight, chosen = op.operands
     experts, wide, k = sizes_of(weight)
     shape = ExpertMatvec(experts, wide // 2, k, width_of(chosen), dtype_of(weight.type),
-                         format_of(op))  # fmt: skip
+                         format_of(op), partial=bool(op.attribute("partial")))  # fmt: skip
     arguments = "T M in0 in1 flat2 out0" + scale_of(weight, 1)
     return [lowering.call(op, lowering.once(experts_gated, shape), arguments)]
 
@@ -102,7 +102,7 @@ def lower_mixed(lowering: _Lowering, op: Operation) -> list[Operation]:
     experts, n, k = sizes_of(weight)
     residual = len(rest) == 2
     shape = ExpertMatvec(experts, n, k, width_of(chosen), dtype_of(weight.type), format_of(op),
-                         residual, 4 if k < DEEP else 2)  # fmt: skip
+                         residual, 4 if k < DEEP else 2, bool(op.attribute("partial")))  # fmt: skip
     arguments = "T M in0 in1 flat2 flat3 out0" + (" in4" if residual else "")
     return [lowering.call(op, lowering.once(experts_mixed, shape), arguments + scale_of(weight, 1))]
 
