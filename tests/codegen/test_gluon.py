@@ -186,6 +186,33 @@ def test_names_of_its_own_and_loops_around_its_rounds_are_refused(
         emit(broken, specialised())
 
 
+VALUES = "%values = tile.load %v, %page_id_1, %kv_head, %offset_1, %lane_1"
+MASK = """%there = tile.map %key, %high, expr = "a < b" : tile<bool, [16]>
+    %there_1 = tile.expand %there, axis = 1 : tile<bool, [16, 1]>
+    """
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [("[N, 2, 32, 64]", "[N, 2, 24, 64]", "blocks of 16 keys in pages of 24"),
+     (VALUES, f"{MASK}{VALUES}, %there_1, masked = true, other = 0.0",
+      "values that are masked before the last loop"),
+     ('%inside_2 = tile.map %key_1, %high, expr = "a < b"',
+      '%inside_2 = tile.map %key_1, %high, expr = "a <= b"', "otherwise than past the end"),
+     ('%inside_2 = tile.map %key_1, %high', '%inside_2 = tile.map %key_1, %limit',
+      "otherwise than past the end"),
+     ("%acc_2 = tile.dot %q_tile, %keys_1, %c_5, transpose_b = true",
+      "%acc_2 = tile.dot %q_tile, %keys_1, %c_5", "a second product that a round waits for"),
+     ("%c_5 = tile.full value = 0.0", "%c_5 = tile.full value = 1.0", "adds to something")],
+)  # fmt: skip
+def test_rounds_of_another_meaning_are_refused(old: str, new: str, problem: str) -> None:
+    text = print_operation(prompts(SHAPES["half a page"]))
+    assert old in text
+    (broken,) = parse_module(text.replace(old, new)).operations
+    with pytest.raises(NoGluon, match=problem):
+        emit(broken, specialised())
+
+
 def test_other_kernels_are_refused() -> None:
     for kernel, schedule in gpu_step_kernels(1000):
         with pytest.raises(NoGluon):

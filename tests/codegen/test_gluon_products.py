@@ -117,6 +117,11 @@ def test_for_other_gpus_it_is_refused(arch: int) -> None:
             'tile.map %row, %T, expr = "a <= b"',
             "rows that are masked",
         ),
+        (
+            'tile.map %row, %T, expr = "a < b"',
+            'tile.map %lane, %T, expr = "a < b"',
+            "rows that are masked",
+        ),
         ('expr = "a * 64 + b"', 'expr = "a * 64 + b * 2"', "rows that are not read"),
         ("%w_rows: ", "%rows_ring: ", "names that"),
         ("%part: ", "%stage: ", "names that"),

@@ -110,6 +110,25 @@ def test_what_stands_behind_a_condition_waits_for_it(context, head, body, wanted
         assert "(30) is before gen last (60), but closer" in "".join(check_critical(early))
 
 
+def test_what_stands_behind_a_fork_waits_for_no_condition_in_it(context):
+    text = """program main(x: str) -> str:
+    fork side in ["p", "q"] as f:
+        "the {side}"
+        gen first(max_tokens=60)
+        let seen = 0
+        if first == "b":
+            seen = 1
+        yield seen
+    gen last(max_tokens=40)
+    return "{last}{f}"
+"""
+    context.prices = Prices(1.0, 0.0)
+    module = planned(text, context)
+    found = criticals(module)
+    assert (found["f"], found["first"], found["last"]) == (60, 60, 40)
+    assert check_critical(module) == []
+
+
 def test_waves_do_not_need_each_other(context):
     main = planned(TEXT, context).operations[-1]
     found = [(op.name, wave) for op, wave in waves(main.regions[0].operations)]
