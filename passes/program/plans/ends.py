@@ -88,14 +88,18 @@ class Ends:
                     said += f"{found[0]!r} and {found[1]!r} would share one"
                     self.context.left(said, span)
 
-    def _all(self, ends: Iterable[End], seen: frozenset[Loop] = frozenset()) -> dict[End, None]:
+    def _all(self, ends: Iterable[End]) -> dict[End, None]:
         """Return the ends, with those of its rounds in place of a loop."""
         found: dict[End, None] = {}
-        for end in ends:
+        seen: set[Loop] = set()
+        left = [*ends][::-1]
+        while left:
+            end = left.pop()
             if end.loop is None:
                 found[end] = None
             elif end.loop not in seen:
-                found |= self._all(self.rounds.get(end.loop, ()), seen | {end.loop})
+                seen.add(end.loop)
+                left += self.rounds.get(end.loop, ())[::-1]
         return found
 
 
