@@ -38,11 +38,12 @@ def attention_ways(shape: Parts) -> dict[Way, Variant]:
     each, and their kernels."""
     from ..codegen.build_cuda import can_specialise
     from ..codegen.measure.gpu import has_gpu
-    from ..passes.tile.attention.ways import variants
+    from ..passes.tile.attention.ways import LARGE_SPECIALISED, variants
     from ..runtime.attention.ways import measured
 
-    found = [way for shared in (False, True) for way in variants(shape, shared)]
     able = can_specialise() or not has_gpu()  # where there is none, an H200 is meant
+    found = [way for shared in (False, True) for way in variants(shape, shared)
+             if able or way.name != LARGE_SPECIALISED]  # fmt: skip
     ways = measured(
         (way.name, planner_shape(way.tiles), able and way.schedule.specialised > 0) for way in found
     )

@@ -12,7 +12,14 @@ from ...ir.schedule import Schedule
 from ...ir.types import dtype_of, shape_of
 from .attention.parts import ALL, FEW, MANY
 from .attention.prompts import PROMPT
-from .attention.ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, SPECIALISED, THREE
+from .attention.ways import (
+    GROUP,
+    LARGE_SCHEDULES,
+    PROMPT_SCHEDULES,
+    SCHEDULES,
+    SPECIALISED,
+    THREE,
+)
 from .products.head_words import SCHEDULE as HEAD_WORDS
 from .products.head_words import head_words, head_words_shapes
 from .products.matvec import matvec_schedule
@@ -126,7 +133,7 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     items, way = kernel.attribute("items"), kernel.attribute("way", "")
     if items in (PROMPT, MANY, ALL):
         large = (PROMPT_SCHEDULES if items == PROMPT else LARGE_SCHEDULES)[way]
-        if int(shape_of(_keys(kernel))[-1]) != SPECIALISED:  # type: ignore[arg-type]
+        if not _splits(kernel):
             large = replace(large, specialised=0)
         return replace(large, num_stages=2) if _wide_keys(kernel) else large
     few = items == FEW
@@ -162,6 +169,14 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
 def _keys(kernel: Operation) -> Term:
     """Return the type of the pages of keys that a kernel of attention reads."""
     return next(value.type for value in kernel.regions[0].arguments if value.name == "k")
+
+
+def _splits(kernel: Operation) -> bool:
+    """Whether a kernel of attention has tiles that specialised warps were measured of: as wide, and
+    of whole groups of rows."""
+    dot = next(op for op in walk(kernel.regions[0].operations) if op.name == "tile.dot")
+    wide = int(shape_of(_keys(kernel))[-1]) == SPECIALISED  # type: ignore[arg-type]
+    return wide and extents_of(dot.result.type)[0] % GROUP == 0
 
 
 def _width(kernel: Operation) -> int:

@@ -57,6 +57,7 @@ RATES = {
         slot_of_many=1.5e-7,
         program_many=4.8e10,
         beside=0.32,
+        part=1.05,
     ),
     "largest": Rates(
         3.85e12,
@@ -73,22 +74,39 @@ RATES = {
         beside=0.761,
         room=0.822,
     ),
+    "large_specialised": Rates(
+        3.7e12,
+        program=4.22e10,
+        processor=7.5e10,
+        flops=4.69e14,
+        resident=560,
+        launch=0.26e-6,
+        item=1.59e-6,
+        join=3.06e-6,
+        slot=3.78e-8,
+        slot_of_many=1.95e-7,
+        program_many=6.6e10,
+        beside=0.869,
+        room=1.8,
+    ),
     "single": Rates(
-        3.85e12,
-        processor=2.9e10,
-        flops=3.5e14,
+        4.22e12,
+        processor=6.2e10,
+        flops=7.6e14,
+        resident_many=222,
         launch=0.4e-6,
-        item=1.45e-6,
-        join=2.0e-6,
-        slot=3.8e-8,
-        program_many=3.2e10,
+        item=1.54e-6,
+        join=2.49e-6,
+        slot=3.93e-8,
+        program_many=7.2e10,
         single=True,
     ),
 }
 """By way, on an H200 (bench/gpu_kernels.py). Those of items of many rows come from a search over
-1,236 timings of 73 lists that were cut in many ways, those of `largest` to 714 of 95: plans by them
-take 1.6 and 1.5 % longer, in the mean, than the fastest that was measured
-(docs/experiments/attention.md).
+1,236 timings of 73 lists that were cut in many ways, those of `largest` to 714 of 95, those of
+`large_specialised` and `single` to 459 of 92 and 64 of 16: plans by them take 1.6, 1.5, 1.1 and
+0.2 % longer, in the mean, than the fastest that was measured (docs/experiments/cascades.md). The
+`part` of `large` is that of 43 lists as planned.
 """
 
 USUAL_WARPS = {
@@ -105,7 +123,18 @@ USUAL_WARPS = {
         slot_of_many=4.0e-7,
         program_many=5.7e10,
         beside=0.88,
-    )
+    ),
+    "single": Rates(
+        3.85e12,
+        processor=2.9e10,
+        flops=3.5e14,
+        launch=0.4e-6,
+        item=1.45e-6,
+        join=2.0e-6,
+        slot=3.8e-8,
+        program_many=3.2e10,
+        single=True,
+    ),
 }
 """Where warps are not specialised: on other GPUs than Hopper, and of other heads than 128 wide. By
 the same search as the others' (73 lists), over the kernel that is launched there."""
@@ -146,16 +175,18 @@ are saved. With 40, 64 and 96 own keys behind 1,024, 192 rows took 34.7, 37.1 an
 their second round is half empty, and 33.4, 35.2 and 45.2 item by item; 256 rows 42.3, 44.7 and 57.3
 in place of 44.1, 45.7 and 58.5; 96 rows gain nothing."""
 
-PART = 0.96
-"""The part of the other way's time that it takes: of 128 and 256 rows with 40 to 128 own keys
-behind 256 to 8,192 0.91 to 1.03, in the median 0.96. By largest tiles, for which lists of 256 rows
-behind 2,048 were planned before, these took 48.9 us with 64 own keys, and 40.3 so."""
+PART = 0.92
+"""`Rates.part` of it: of 128 and 256 rows with 40 to 128 own keys behind 256 to 8,192 it takes 0.91
+to 1.03 of the other way's time, in the median 0.96, and the other 1.05 of what its rates say. By
+largest tiles, for which lists of 256 rows behind 2,048 were planned before, these took 48.9 us with
+64 own keys, and 40.3 so; by `large_specialised` 128 rows behind 2,048 with 96 own keys 31.7, and
+27.6 so."""
 
 SINGLE = "single"
 """The way of which one launch reads all items, those of few rows by large tiles, too: of runs that
 two tiles hold. By it 64 rows of one key head behind 512 keys take 10.9 us, and 9.1 by `large`."""
 
-SHARED = ("large", "largest", SINGLE)
+SHARED = ("large", "largest", "large_specialised", SINGLE)
 """Those whose lists have items of more rows than the small tile holds."""
 
 

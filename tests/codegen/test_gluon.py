@@ -20,10 +20,12 @@ from weft.ir.core import walk
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_operation
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention.parts import MANY, Parts
+from weft.passes.tile.attention.parts import ALL, MANY, Parts, attention_parts
 from weft.passes.tile.attention.ways import (
+    LARGE_SPECIALISED,
     LARGEST,
-    LARGEST_TILE,
+    SINGLE,
+    first_tiles,
     launches,
     long_prompts,
     prompts,
@@ -77,6 +79,19 @@ def check_parts(run: Run, shape: Parts, case: Tree) -> None:
     np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
+def check_all(run: Run, shape: Parts, case: Tree) -> None:
+    """All items by `run`, in one launch; their join by its meaning."""
+    kernel = attention_parts(replace(shape, items=ALL))
+
+    def each(called: Any, given: list[Any]) -> list[Any]:
+        return (run if called is kernel else interpreted)(called, given)
+
+    work = planned(shape, case, cascade=True)
+    assert (work.item_rows > shape.rows_few).any() and (work.item_rows <= shape.rows_few).any()
+    found = launched(each, shape, case, work, kernels=[kernel])
+    np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
 def check_prompts(run: Run, shape: Parts, groups: list[Any], queries: list[int]) -> None:
     case = tree(shape, groups, queries)
     tiles = prompt_tiles(case.batch, planner_shape(shape))
@@ -97,6 +112,12 @@ def test_parts(name: str) -> None:
     check_parts(partial(run_gluon, schedule=specialised()), SHAPES[name], tree(SHAPES[name], FORKS))
 
 
+@pytest.mark.parametrize("name", ["two groups", "half a page"])
+def test_all_items(name: str) -> None:
+    """By one launch, those of few rows among them."""
+    check_all(partial(run_gluon, schedule=specialised()), SHAPES[name], tree(SHAPES[name], FORKS))
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
@@ -105,6 +126,8 @@ def test_parts(name: str) -> None:
         ("mbarrier.arrive(keys_ring_free.index(ring_at), count=1)", "pass"),
         ("warpgroup_mma_wait(1, deps", "warpgroup_mma_wait(2, deps"),
         ("values_ring.index(ring_at).store(", "rest.copy_("),
+        ("mbarrier.wait(rest_cleared.index(0), 0)", "pass"),
+        ("mbarrier.arrive(rest_cleared.index(0), count=1)", "pass"),
         ("+ warp_group * 64", ""),
     ],
 )
@@ -126,6 +149,7 @@ def test_gpu(name: str, gpu: Any) -> None:
         run = partial(gpu, schedule=specialised(stages))
         check_prompts(run, shape, groups, [own for _, owns in groups for own in owns])
     check_parts(partial(gpu, schedule=specialised()), shape, tree(shape, FORKS))
+    check_all(partial(gpu, schedule=specialised()), shape, tree(shape, FORKS))
     check_parts(
         partial(gpu, schedule=specialised()), shape, tree(shape, [(4, [70, 1, 64])], [70, 1, 3])
     )
@@ -222,13 +246,18 @@ def test_other_kernels_are_refused() -> None:
 def test_chosen_where_it_was_measured() -> None:
     long = long_prompts(EIGHT_B)
     assert long is not None and gpu_schedule(long).specialised
-    (_, largest) = variants(EIGHT_B, True)
-    assert (largest.name, largest.schedule) == (LARGEST, LARGEST_TILE)
-    assert gpu_schedule(launches(largest.tiles)[0]).specialised == LARGEST_TILE.specialised
-    narrow = Parts(32, 8, 64, page=64)
+    kinds = {way.name: way for way in variants(replace(EIGHT_B, heads=8, kv_heads=1), True)}
+    assert {name: way.schedule.specialised for name, way in kinds.items()} == {
+        "large": 0, LARGEST: 136, LARGE_SPECIALISED: 112, SINGLE: 128}  # fmt: skip
+    assert LARGE_SPECIALISED in {way.name for way in variants(EIGHT_B, True)}
+    narrow, uneven = Parts(8, 1, 64, page=64), Parts(12, 1, 128, page=64)
     assert long_prompts(narrow) is None
-    assert not variants(narrow, True)[1].schedule.specialised
-    assert not gpu_schedule(launches(variants(narrow, True)[1].tiles)[0]).specialised
+    for shape in (narrow, uneven):
+        others = variants(shape, True)
+        assert LARGE_SPECIALISED not in {way.name for way in others}
+        for way in others:
+            kernel = attention_parts(first_tiles(way.tiles))
+            assert way.schedule == gpu_schedule(kernel) and not way.schedule.specialised
     assert long_prompts(replace(EIGHT_B, kv="f8e4m3")) is None
     assert not gpu_schedule(prompts(tuned(EIGHT_B, True))).specialised
 

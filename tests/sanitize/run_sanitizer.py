@@ -25,6 +25,7 @@ PLACES = ("/usr/local/cuda/bin",)
 SIDE_BY_SIDE = 12
 LIMIT_S = 1200.0
 
+GLUON = (("tests/codegen/test_gluon.py",), ("tests/codegen/test_gluon_products.py",))
 FAMILIES = ("tests/codegen/test_triton_gpu.py", "-k", "test_family")
 LARGER = (
     ("tests/codegen/test_triton_gpu.py", "-k", "test_large_family"),
@@ -36,17 +37,17 @@ LARGER = (
     ("tests/codegen/test_fp8.py", "tests/codegen/test_twelve_bits.py"),
     ("tests/codegen/test_attention_prompts.py", "tests/codegen/test_grouped_parts.py"),
     ("tests/codegen/test_joined_parts.py", "tests/codegen/test_list_shares.py"),
-    ("tests/codegen/test_gluon.py",),
-    ("tests/codegen/test_gluon_products.py",),
+    *GLUON,
 )
 MEETING = ("tests/codegen/test_meetings.py",)
 CHECKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "memcheck": (FAMILIES, *LARGER, MEETING),
     "racecheck": (FAMILIES, MEETING),
-    "synccheck": (FAMILIES, MEETING),
-    "initcheck": (FAMILIES,),
+    "synccheck": (FAMILIES, MEETING, *GLUON),
+    "initcheck": (FAMILIES, *GLUON),
 }
-"""What each tool watches: selections of tests, each a process of its own."""
+"""What each tool watches: selections of tests, each a process of its own. Of specialised warps
+racecheck names those words of shared memory in which Triton tells them their part, too."""
 
 SUMMARY = re.compile(r"(?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)")
 

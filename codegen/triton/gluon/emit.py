@@ -24,7 +24,7 @@ from .file import (
     rings,
 )  # fmt: skip
 from .form import GROUP_ROWS, Form, form_of
-from .parts import OF, Asker, Computer, Copier, Part
+from .parts import CLEARED, OF, Asker, Computer, Copier, Part
 from .slices import Slice
 from .streamed import StreamedFile
 from .streamed_form import is_product, product_form
@@ -82,7 +82,7 @@ class _File(GluonFile):
         bodies = {"ask": asked, "compute": computed, "copy": copied}
         wanted = {
             "ask": takes,
-            "compute": self.wanted(computed, ("query_rows", "warp_group", *_RINGS)),
+            "compute": self.wanted(computed, ("query_rows", "warp_group", *_RINGS, CLEARED)),
             "copy": self.wanted(copied, _RINGS, early),
         }
         functions = [line for name, body in bodies.items()
@@ -126,6 +126,8 @@ class _File(GluonFile):
         lines += rings([(ring, block) for ring in _RINGS[:2]], dtype, stages)
         counts = {ring: form.groups if ring.endswith("free") else 1 for ring in _RINGS[2:]}
         lines += barriers(counts, stages)
+        if CLEARED in wanted["compute"]:
+            lines += barriers({CLEARED: 1}, 1)
         lines += [f"    values_ring.index(0).store(tl.full([{block}], 0.0, {dtype}, WHOLE))",
                   "    fence_async_shared()",
                   "    mbarrier.arrive(values_ring_there.index(0), count=1)"]  # fmt: skip

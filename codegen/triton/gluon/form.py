@@ -31,8 +31,8 @@ GROUP_ROWS = 64
 """Rows of a product of four warps."""
 
 _OWN = ("ring_", "keys_ring", "values_ring", "asked_", "block_behind", "weights_behind",
-        "inside_block", "query_rows", "warp_group", "rows_ring", "weights_ring", "blocks_there",
-        "blocks_free", "PART_", "warpgroup_")  # fmt: skip
+        "inside_block", "rest_cleared", "query_rows", "warp_group", "rows_ring", "weights_ring",
+        "blocks_there", "blocks_free", "PART_", "warpgroup_")  # fmt: skip
 """How names begin that the text has besides those of values."""
 _OWN_WORDS = frozenset(
     "SHARED TensorDescriptor WHOLE blocks copied described extra fence_async_shared gluon mbarrier "

@@ -19,6 +19,9 @@ F = TypeVar("F", bound=Split)
 OF = "\0"
 """Stands in a line before the number of the operation that it comes from."""
 
+CLEARED = "rest_cleared"
+"""The barrier of groups that share a block of values whose end one of them clears."""
+
 
 class Part(Emitter, Generic[F]):
     """Writes those operations of a kernel that are `kept`, of so many rows of its tiles, in
@@ -298,15 +301,28 @@ class Computer(Part[Form]):
         self._line(f"mbarrier.wait(values_ring_there.index(ring_at), "
                    f"(ring_turn // {self.schedule.num_stages}) & 1)")  # fmt: skip
         if now.loads[1].attribute("masked"):
-            rows = f"tl.arange(0, {form.keys}, tl.SliceLayout(1, WHOLE))"
             self._line(f"if block_behind + {form.keys} > {end}:")
-            self._line(f"    inside_block = tl.expand_dims({rows} + block_behind < {end}, 1)")
-            self._line("    rest = values_ring.index(ring_at).load(WHOLE)")
-            self._line("    values_ring.index(ring_at).store(tl.where(inside_block, rest, 0.0))")
-            self._line("    fence_async_shared()")
+            for line in self._cleared(end):
+                self._line(f"    {line}")
         self._line(f"{acc} = warpgroup_mma(weights_behind, values_ring.index(ring_at), {acc}, "
                    "is_async=True)")  # fmt: skip
         self._line(f"{acc} = warpgroup_mma_wait(0, deps=[{acc}])")
+
+    def _cleared(self, end: str) -> list[str]:
+        """Return lines that make zeros of the rows of a block past an end: one group does it, the
+        others wait for that one."""
+        rows = f"tl.arange(0, {self.form.keys}, tl.SliceLayout(1, WHOLE))"
+        lines = [
+            f"inside_block = tl.expand_dims({rows} + block_behind < {end}, 1)",
+            "rest = values_ring.index(ring_at).load(WHOLE)",
+            "values_ring.index(ring_at).store(tl.where(inside_block, rest, 0.0))",
+            "fence_async_shared()",
+        ]
+        if self.form.groups == 1:
+            return lines
+        lines.append(f"mbarrier.arrive({CLEARED}.index(0), count=1)")
+        return [f"if warp_group == {self.form.groups - 1}:", *(f"    {line}" for line in lines),
+                "else:", f"    mbarrier.wait({CLEARED}.index(0), 0)"]  # fmt: skip
 
     def _reduce(self, operation: Operation) -> None:
         if (operation.operands[0].name, operation["axis"]) in self.form.rows:

@@ -64,14 +64,21 @@ forks of 16 K tokens: 178 us of an H200, and 229 with tiles of 64; of 2 K tokens
 specialised warps 256 forks with 64 keys of their own take 129 us in place of 158, 64 forks 43 in
 place of 51; with 128 registers a thread, for which ptxas waits for products early, 150 and 46."""
 
+LARGE_SPECIALISED = "large_specialised"
+"""The way of the large tile by specialised warps, beside the same small programs."""
+
+LARGE_SPECIALISED_TILE = replace(LARGE_TILE, specialised=112)
+"""Leaves registers for two small programs."""
+
 LONG = "long"
 """The way of tiles of 128 query heads of long prompts (runtime/attention/prompt_tiles.py)."""
 
 LARGEST = "largest"
 """The way of tiles of 128 query heads."""
 
-SPECIALISED = 128
-"""Width of heads of which specialised warps were measured."""
+SPECIALISED, GROUP = 128, 64
+"""Width of heads of which specialised warps were measured, and query heads that four of them share
+(a product's rows)."""
 
 SLIM = "slim"
 """The way of items of few rows beside largest tiles: programs that these leave registers for."""
@@ -92,10 +99,13 @@ key head, lists of 4 and 16 rows are so short that a launch fewer saves 8 to 25 
 keys 5.1 us of an H200 in place of 6.2, 16 of 8 K 9.2 and 11.5; with eight key heads within 5 % of
 two)."""
 
+SINGLE_TILE = replace(LARGE_CROWDED, specialised=128)
+"""Two programs a multiprocessor."""
+
 SCHEDULES = {"crowded": CROWDED, "deep": DEEP, "wide": WIDEST, GROUPED: CROWDED,
              SLIM: replace(CROWDED, registers=104)}  # fmt: skip
 LARGE_SCHEDULES = {"": LARGE_TILE, "crowded": LARGE_CROWDED, LARGEST: LARGEST_TILE,
-                   SINGLE: LARGE_CROWDED}  # fmt: skip
+                   LARGE_SPECIALISED: LARGE_SPECIALISED_TILE, SINGLE: SINGLE_TILE}  # fmt: skip
 """The schedules of `Parts.way`, of items of few rows and of many; "" of few: by keys' format."""
 
 
@@ -114,12 +124,17 @@ def variants(shape: Parts, shared: bool) -> list[Variant]:
     if shared:
         tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
         found = [Variant("large", tiles, LARGE_TILE)]
-        if _measured(shape) and 128 % shape.group == 0:
-            registers = LARGEST_TILE.specialised if specialised_pays(shape) else 0
-            largest = replace(LARGEST_TILE, specialised=registers)
-            found += [Variant(LARGEST, replace(tiles, many=128, way=LARGEST), largest)]
-        if _measured(shape) and shape.kv_heads == 1:
-            found += [Variant(SINGLE, replace(tiles, items=ALL, way=SINGLE), LARGE_CROWDED)]
+        if not _measured(shape):
+            return found
+        if 128 % shape.group == 0:
+            largest = replace(tiles, many=128, way=LARGEST)
+            found += [Variant(LARGEST, largest, _specialised(largest, LARGEST_TILE))]
+        if specialised_pays(shape, tiles.many):
+            few = replace(tiles, way=LARGE_SPECIALISED)
+            found += [Variant(LARGE_SPECIALISED, few, LARGE_SPECIALISED_TILE)]
+        if shape.kv_heads == 1:
+            single = replace(tiles, items=ALL, way=SINGLE)
+            found += [Variant(SINGLE, single, _specialised(single, SINGLE_TILE))]
         return found
     few = replace(shape, few=16, many=0, keys=64)
     deep = Variant("deep", replace(few, way="deep"), DEEP)
@@ -206,9 +221,15 @@ def _crowded(shape: Parts, crowd: bool) -> Parts:
     return replace(shape, way="crowded") if crowd and not shape.way and _streams(shape) else shape
 
 
-def specialised_pays(shape: Parts) -> bool:
-    """Whether tiles of 128 query heads are faster with specialised warps, as measured."""
-    return shape.head_dim == SPECIALISED and 128 % shape.group == 0
+def specialised_pays(shape: Parts, heads: int = 128) -> bool:
+    """Whether tiles of so many query heads are faster with specialised warps, as measured."""
+    return shape.head_dim == SPECIALISED and heads % shape.group == 0
+
+
+def _specialised(shape: Parts, schedule: Schedule) -> Schedule:
+    """Return the schedule of a shape's large tile, of specialised warps where they pay."""
+    pays = specialised_pays(shape, shape.many)
+    return schedule if pays else replace(schedule, specialised=0)
 
 
 def _streams(shape: Parts) -> bool:
