@@ -117,4 +117,16 @@ def test_a_device_tells_when_it_waited():
         device.forward(a_step(1, 1))
     first, second = device.waits
     assert first.since == 0.0 and second.since == idle < second.asked <= second.begun
-    assert second.begun + timed_device.STEP == pytest.approx(device.busy_until)
+    taken = timed_device.STEP + 2 * timed_device.ROW
+    assert second.begun + taken == pytest.approx(device.busy_until)
+
+
+@pytest.mark.parametrize(
+    ("rows", "milliseconds"), [(36, 4.3), (72, 5.2), (144, 5.8), (217, 7.2), (256, 8.5)]
+)
+def test_a_step_takes_about_as_long_as_on_an_h200(monkeypatch, rows, milliseconds):
+    monkeypatch.setattr(timed_device.time, "sleep", lambda seconds: None)
+    device = TimedDevice(100, [1, 2, 3], batch=256)
+    device.forward(a_step(*[1] * rows))
+    (wait,) = device.waits
+    assert device.busy_until - wait.begun == pytest.approx(1e-3 * milliseconds, rel=0.07)
