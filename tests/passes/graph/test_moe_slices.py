@@ -14,7 +14,7 @@ from weft.passes.graph.moe_slices import sliced, slices_of
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
 from weft.runtime.execution.weights import RandomTensors, cut_slices, load_weights
-from weft.tests.passes.moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, shared
+from weft.tests.passes.graph.moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, shared
 
 FUSED = run_passes(graph_passes(), build_mixtral(MIXTRAL, fused=True), Context())[0]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from weft.ir.budget import UNBOUNDED, Budgets, Limits
 from weft.passes.program.memory.proof import NotProven, prove_memory
-from weft.tests.passes.budget_cases import JUDGE, planned, sizes
+from weft.tests.passes.program.budget_cases import JUDGE, planned, sizes
 
 
 def test_z3_proves_a_plan_and_names_what_does_not_fit(context, tmp_path):

@@ -15,7 +15,7 @@ from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.passes.program.batching import Batching, check_critical, waves
 from weft.passes.rewrite import rewrite
-from weft.tests.passes.validation_cases import changed, each, once
+from weft.tests.passes.validation.validation_cases import changed, each, once
 
 TEXT = """
 program helper(x: str) -> str:

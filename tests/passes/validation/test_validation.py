@@ -17,7 +17,7 @@ from weft.passes.validation.proofs import equal
 from weft.passes.validation.registry import CHECKS, ChangedMeaning, validation
 from weft.passes.validation.terms import Terms
 from weft.runtime.simulator import ToyTokenizer
-from weft.tests.passes.validation_cases import (
+from weft.tests.passes.validation.validation_cases import (
     STAGES,
     Fault,
     a_context,

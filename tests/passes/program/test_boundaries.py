@@ -14,7 +14,7 @@ from weft.passes.program.canonicalize import Canonicalize
 from weft.passes.program.plans.boundaries import Boundaries, Side
 from weft.passes.program.plans.lower import LowerToPlan
 from weft.tests.each_time import examples
-from weft.tests.passes.budget_cases import planned
+from weft.tests.passes.program.budget_cases import planned
 
 TOKENIZER = load_tokenizer(ZOO / "tiny-dense")
 BOUNDARIES = Boundaries(TOKENIZER)

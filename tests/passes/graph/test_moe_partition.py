@@ -19,7 +19,15 @@ from weft.passes.graph.moe_partition import PolicyMismatch, pipeline_shape
 from weft.passes.graph.moe_sections import NoExperts
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import named_passes
-from weft.tests.passes.moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, partitioned, shared
+from weft.tests.passes.graph.moe_cases import (
+    FACTS,
+    MIXED,
+    MIXTRAL,
+    QWEN,
+    logits,
+    partitioned,
+    shared,
+)
 
 
 @pytest.mark.parametrize("config", [MIXTRAL, QWEN], ids=["mixtral", "qwen3-moe"])

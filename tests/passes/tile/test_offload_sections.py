@@ -3,7 +3,7 @@
 from weft.codegen.triton.emit import emit
 from weft.ir.types import dtype_of
 from weft.passes.tile.sections import lower_sections
-from weft.tests.passes.test_moe_partition import MIXED, MIXTRAL, partitioned
+from weft.tests.passes.graph.test_moe_partition import MIXED, MIXTRAL, partitioned
 
 
 def test_on_a_gpu_activations_are_bf16_and_what_chooses_experts_is_f32():

@@ -11,7 +11,7 @@ from weft.ir.offload.schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.passes.graph import hazards
 from weft.passes.graph.hazards import Hazard, Missing, obligations, prove_hazards, race
 from weft.tests.each_time import each_time
-from weft.tests.passes import published_pipeline as published
+from weft.tests.passes.graph import published_pipeline as published
 
 MIXED = PipelineShape(
     3, ringed=((0, 1, 2), (1, 2), (0, 2, 3)), ring=6, resident=((5,), (), (1,)),

@@ -19,7 +19,7 @@ from weft.passes.program.memory.parts import stretches
 from weft.runtime.memory.kv_cache import PagedKV
 from weft.runtime.programs.select import Scorer, beginning
 from weft.runtime.programs.tasks import Branches
-from weft.tests.passes.budget_cases import JUDGE, planned, sizes
+from weft.tests.passes.program.budget_cases import JUDGE, planned, sizes
 
 
 def test_a_constraint_bounds_what_its_value_adds_to_a_prompt(context):

@@ -10,7 +10,7 @@ from weft.passes.manager import run_passes
 from weft.passes.pipeline import PROGRAM_PASSES
 from weft.passes.rewrite import rewrite
 from weft.passes.validation.registry import CHECKS
-from weft.tests.passes.validation_cases import (
+from weft.tests.passes.validation.validation_cases import (
     STAGES,
     Fault,
     a_context,
