@@ -10,6 +10,7 @@ from ...ir.source import Span
 from ...ir.types import ANY, BOOL, INT, NONE, SELECTION, STR, list_of, result_of
 from .. import ast
 from ..faults import Faults, in_order
+from .constants import constant_of
 from .declarations import (
     KEYWORDS,
     check_finite,
@@ -29,6 +30,7 @@ from .errors import (
     ReservedName,
     ReturnInFork,
     UnknownName,
+    WrongOption,
     WrongType,
 )
 from .expressions import Binding, Flow, World, check_expression, expect
@@ -217,14 +219,22 @@ class Checker:
         type = check_type(gen.type, self.world.fields)
         more = ("max_items",) if type.name == "list" else ()
         check_gen_options((*gen.type.options, *gen.options), "a gen", more=more)
-        type = bound_type(type, options_of(gen.options))
-        self.bind(gen.name, type, gen.span, flow)
+        options = options_of(gen.options)
+        found = bound_type(type, options)
+        if options.get("logprobs") and found == type:
+            message = f"`logprobs` does nothing: a gen of {type} binds no text, which would have it"
+            self._warnings.append(Warning(message, gen.span))
+        self.bind(gen.name, found, gen.span, flow)
 
     def _fork(self, fork: ast.Fork, flow: Flow) -> None:
         inner = flow.child()
         inner.outside, inner.in_fork = frozenset(flow.bound), True
         if fork.variable is None:
             expect(fork.over, INT, "fork N", flow)
+            count = constant_of(fork.over)
+            if isinstance(count, int) and count < 0:
+                problem = "has a number of branches, at least 0"
+                self.faults.report(WrongOption(name="fork", problem=problem, span=fork.over.span))
         else:
             self._bind_element(fork.variable, fork.over, "fork", fork.span, flow, inner)
         *body, last = fork.body

@@ -68,6 +68,10 @@ def _expression(
         return "conditional expression", "write if and else as statements"
     if token == ":" and opening is not None and text[opening] == "[" and "[" in line:
         return "slices", "x[0] takes one element; a tool can take more"
+    if re.search(r"\blambda\s*$", line):
+        return "`lambda`", "bind what it would give: let NAME = VALUE; a tool can do more"
+    if token == "," and _tuple_opens(text, opening):
+        return "tuples", "write a list: [a, b]"
     if token == "is" and line.strip():
         return "`is`", "compare with =="
     if token == "*" and line.endswith("*"):
@@ -77,6 +81,14 @@ def _expression(
     if kind in _GENERATES and line.rstrip().endswith("="):
         return f"{token} as a value", f"it binds its name itself: {token} NAME ..."
     return None
+
+
+def _tuple_opens(text: str, opening: int | None) -> bool:
+    """Whether a parenthesis that is no call's begins a value."""
+    if opening is None or text[opening] != "(":
+        return False
+    before = text[:opening].rpartition("\n")[2]
+    return re.search(r"(=|[\[(,+]|\b(return|yield|in|case|and|or|not))\s*$", before) is not None
 
 
 def _statement(span: Span, source: Source) -> Foreign | None:

@@ -33,6 +33,7 @@ MISTAKES = {
     "bound to another type": "let a = 1\n    a = t\n    return t",
     "gen of another type": "gen t: int\n    return t",
     "loop variable bound": "for t in xs:\n        return t\n    return t",
+    "fewer branches than none": "fork -1 as ys:\n        yield 1\n    return t",
     "changed in a fork": "fork x in xs as ys:\n        t = x\n        yield t\n    return t",
     "reserved": "let len = 1\n    return t",
     "a tool's name": "gen look\n    return t",
@@ -192,6 +193,16 @@ def test_every_error_points_at_its_place_and_pickles(body):
 def test_accepted(body):
     warnings = accepted(body)
     assert all("never used" in warning for warning in warnings)
+
+
+def test_log_probabilities_of_no_text_are_named():
+    (warning,) = [
+        one for one in accepted("gen a(logprobs=true): int\n    return t") if "logprobs" in one
+    ]
+    assert warning.startswith("p.weft:8:5: warning: `logprobs` does nothing: a gen of int binds")
+    assert "does nothing" not in "".join(
+        accepted('gen a(logprobs=true): choice["a", "b"]\n    return t')
+    )
 
 
 def test_warnings():
