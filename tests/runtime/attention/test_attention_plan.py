@@ -299,17 +299,20 @@ def test_small_programs_are_hidden_where_they_find_room_beside_large_ones() -> N
     assert beside.seconds(1024) >= tight.seconds(1024)
 
 
-def test_largest_tiles_have_the_rates_of_the_warps_that_they_have(
+def test_tiles_of_many_rows_have_the_rates_of_the_warps_that_they_have(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of heads 64 wide, and on other GPUs than Hopper, these are not specialised."""
+    """Of heads 64 wide, and on other GPUs than Hopper, these are not specialised, and a way that
+    differs in that alone is none."""
 
-    def flops(width: int) -> float:
-        ways = {way.name: way.rates for way in attention_ways(Parts(32, 8, width, page=64))}
-        return ways["largest"].flops
+    def found(width: int) -> dict[str, Rates]:
+        return {way.name: way.rates for way in attention_ways(Parts(8, 1, width, page=64))}
 
-    assert flops(64) < 0.75 * flops(128)
+    assert found(64)["largest"].flops < 0.75 * found(128)["largest"].flops
     monkeypatch.setattr(gpu, "has_gpu", lambda: True)
     for able, rates in ((True, RATES), (False, USUAL_WARPS)):
         monkeypatch.setattr(build_cuda, "can_specialise", lambda able=able: able)
-        assert flops(128) == rates["largest"].flops
+        for name in ("largest", "single"):
+            assert found(128)[name].flops == rates[name].flops
+        assert ("large_specialised" in found(128)) == able
+    assert "large_specialised" not in found(64)
