@@ -47,6 +47,19 @@ class DeviceInUse(CapacityError):
     hint = "end the other processes (nvidia-smi lists them), or choose another GPU"
 
 
+class DeviceKept(CapacityError):
+    """A device whose memory models hold that this process compiled before."""
+
+    template = (
+        "{model} needs {need}; {device} has {total}, of which this process holds {own} for what it "
+        "compiled before, and {free} are free"
+    )
+    hint = (
+        "a model gets all the memory that is left: give the first one a bound (kv_memory), or let "
+        "go of it (del, then gc.collect())"
+    )
+
+
 class FormatNotThere(WeftError):
     """A format of numbers that a device cannot multiply."""
 
@@ -158,12 +171,16 @@ class Device:
     def require_room(self, model: str, format: str, weights: int, working: int) -> int:
         """Return the bytes free beside weights and working memory, all in bytes.
 
-        Raises DeviceInUse where the model fits the device but not beside other processes, and
-        ModelTooLarge, which says by how much and what would fit.
+        Raises DeviceKept where the model fits but for what this process has there already,
+        DeviceInUse where it fits the device but not beside other processes, and ModelTooLarge,
+        which says by how much and what would fit.
         """
         need = weights + working + WORKSPACE
         if need <= self.free:
             return self.free - need
+        if need <= self.free + self.own:
+            counts = sizes(need=need, total=self.total, own=self.own, free=self.free)
+            raise DeviceKept(model=model, device=self.name, **counts)
         held = max(0, self.total - self.free - self.own)
         if held > WORKSPACE and need <= self.total - self.own:
             counts = sizes(need=need, free=self.free, total=self.total, held=held)

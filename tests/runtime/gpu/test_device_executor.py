@@ -20,6 +20,7 @@ from weft.runtime.devices.device import (
     Device,
     DeviceFull,
     DeviceInUse,
+    DeviceKept,
     DeviceLost,
     FormatNotThere,
     ModelTooLarge,
@@ -133,6 +134,15 @@ def test_memory_that_others_hold_is_named():
     device = Device("a card", (8, 0), 24 * GIB, 2 * GIB)
     with pytest.raises(DeviceInUse, match=r"other processes hold 22.0 GiB and 2.0 GiB are free"):
         device.require_room("m", "bf16", 10 * GIB, GIB)
+
+
+def test_memory_that_another_model_of_this_process_has_is_named():
+    device = Device("a card", (8, 0), 24 * GIB, 2 * GIB, own=18 * GIB)
+    with pytest.raises(DeviceKept, match=r"this process holds 18.0 GiB .* 2.0 GiB are free") as e:
+        device.require_room("m", "bf16", 10 * GIB, GIB)
+    assert "kv_memory" in str(e.value)
+    with pytest.raises(DeviceInUse):  # nor would it fit without that model
+        Device("a card", (8, 0), 24 * GIB, 2 * GIB, own=GIB).require_room("m", "bf16", 10 * GIB, 0)
 
 
 def test_memory_that_is_gone_when_it_is_taken_is_named_too(monkeypatch):
