@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_what_it_cannot_do_is_refused(old: str, new: str, problem: str) -> None:
     assert old in text
     (broken,) = parse_module(re.sub(re.escape(old) + r"(?!\w)", new, text)).operations
     with pytest.raises(NoGluon, match=problem):
+        emit(broken, specialised())
+
+
+def test_a_mask_of_columns_that_lies_along_rows_is_refused() -> None:
+    """Of as many rows as columns both are masks of a tile."""
+    text = print_operation(skinny_matmul(replace(SHAPES["packed"], rows=64)))
+    old = "%own_2 = tile.expand %own, axis = 0 : tile<bool, [1, 64]>"
+    new = "%own_2 = tile.expand %own, axis = 1 : tile<bool, [64, 1]>"
+    assert text.count(old) == 1
+    (kernel,) = parse_module(text).operations
+    assert product_form(kernel).own == 48
+    (broken,) = parse_module(text.replace(old, new)).operations
+    with pytest.raises(NoGluon, match="columns that are stored"):
         emit(broken, specialised())
 
 

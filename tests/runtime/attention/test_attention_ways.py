@@ -287,6 +287,16 @@ def test_chunks_wider_than_a_recorded_way_takes_are_planned_for_another():
         assert {*found.arrays["plan_row_query"].tolist()} == {*range(rows + 1)}
 
 
+def test_chunks_of_recorded_steps_take_the_way_of_the_decode_steps_before():
+    """Recorded steps of one way hold both; alone these chunks would take another."""
+    shape, of = Parts(32, 8, 128, page=64), Sequences(64, 0, 1024)
+    chunks = prompt_step([(2, 300), (1, 100)])
+    lists, fresh = lists_of(shape), lists_of(shape)
+    decode = lists.plan(step_of(of.batch(shape, np.arange(of.pages(shape)))))
+    assert lists.plan(chunks, recorded=True).way == decode.way
+    assert fresh.plan(chunks, recorded=True).way != decode.way
+
+
 def prompt_step(sequences: list[tuple[int, int]]) -> StepInput:
     """Return a step of sequences of new and of cached tokens, in pages of 64."""
     counts, cached = np.array(sequences).T
