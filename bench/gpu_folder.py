@@ -7,7 +7,7 @@
 The folder is written first, where it is not there yet: random weights in bf16, in files of 2 GiB,
 the same numbers as the shape has without a folder. Then the folder and the shape each run the same
 program in a process of their own, and must give the same texts. What was just written is in memory:
-seconds are those of mapped pages to the device, not of a disk.
+seconds are those from there to the device, not of a disk.
 """
 
 from __future__ import annotations

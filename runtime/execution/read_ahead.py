@@ -22,17 +22,19 @@ from .weight_files import (
     BrokenWeights,
     Checkpoint,
     Read,
-    Stored,
     TensorSource,
     WeightFiles,
     part_of,
 )
 
-PIECE = 8 << 20
-"""Bytes of a buffer, and that a thread reads at a time."""
+PIECE = 16 << 20
+"""Bytes of a buffer, which a thread fills at a time: with several tensors, or a part of one."""
 
 READERS, BUFFERS = 8, 16
 """Threads that read, and buffers of pinned memory: twice as many, as half of them are emptied."""
+
+ALIGNMENT = 256
+"""Bytes at whose multiples tensors begin in a buffer."""
 
 
 @contextmanager
@@ -53,28 +55,30 @@ def read_ahead(source: TensorSource, reads: Iterable[Read]) -> Iterator[TensorSo
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A tensor that will be read: the request, where its bytes begin, and what they are."""
+    """A tensor that will be read: the request, its file and first byte there, and what it is."""
 
     read: Read
-    stored: Stored
+    file: str
     begin: int
+    dtype: torch.dtype
     shape: tuple[int, ...]
+    bytes: int
 
     @staticmethod
     def of(read: Read, files: WeightFiles) -> _Wanted:
         """Return what to read of a tensor: a part that lies in one piece, or the whole of it."""
         name, shape, shard = read
         stored = files.find(name, shape)
-        if shard is None or shard[0] != 0:
-            return _Wanted(read, stored, stored.begin, shape)
-        _, index, count = shard
-        rows = (shape[0] // count, *shape[1:])
-        skipped = index * (stored.bytes // shape[0]) * rows[0] if shape[0] else 0
-        return _Wanted(read, stored, stored.begin + skipped, rows)
+        begin, size = stored.begin, stored.bytes
+        if shard is not None and shard[0] == 0:
+            _, index, count = shard
+            shape, size = (shape[0] // count, *shape[1:]), size // count
+            begin += index * size
+        return _Wanted(read, stored.file, begin, stored.dtype, shape, size)
 
-    @property
-    def bytes(self) -> int:
-        return self.stored.dtype.itemsize * torch.Size(self.shape).numel()
+
+_Part = tuple[str, int, int, int]
+"""What is read into a buffer: a file, its first byte there, how many, and where they come."""
 
 
 @dataclass
@@ -110,7 +114,8 @@ class ReadAhead:
         self._wanted = deque(self._as_wanted(reads))
         self._pieces = self._cut(tuple(self._wanted))
         self._readers = ThreadPoolExecutor(readers, "weft-weights", self._begin)
-        self._under_way: deque[tuple[Future[int], _Buffer]] = deque()
+        self._under_way: deque[tuple[Future[None], list[_Part], _Buffer]] = deque()
+        self._here: deque[Tensor] = deque()  # tensors of a buffer that nobody has taken yet
         for _ in range(buffers):
             self._read_into(_Buffer.of(piece, device))
 
@@ -119,11 +124,17 @@ class ReadAhead:
         """Return a tensor, or a part of it, on the device."""
         if not self._wanted or self._wanted[0].read != (name, shape, shard):
             return self._source.read(name, shape, shard)
-        wanted, at = self._wanted.popleft(), 0
-        data = torch.empty(wanted.bytes, dtype=torch.uint8, device=self._device)
-        while at < wanted.bytes:
-            at += self._take(data[at:])
-        found = data.view(wanted.stored.dtype).view(wanted.shape)
+        wanted = self._wanted.popleft()
+        if wanted.bytes > self._piece:
+            data, at = torch.empty(wanted.bytes, dtype=torch.uint8, device=self._device), 0
+            while at < wanted.bytes:
+                at += len(self._take(data[at:])[0])
+        else:
+            if not self._here:
+                self._here.extend(self._take())
+            data = self._here.popleft()  # a part of a buffer's memory, which it would keep
+        found = data.view(wanted.dtype).view(wanted.shape)
+        found = found if wanted.bytes > self._piece else found.clone()
         return found if wanted.shape != shape or shard is None else part_of(found, shape, shard)
 
     def place(self, name: str) -> str:
@@ -142,37 +153,54 @@ class ReadAhead:
                 if wanted.bytes:
                     yield wanted
 
-    def _cut(self, wanted: Iterable[_Wanted]) -> Iterator[tuple[str, int, int]]:
-        """Yield the file, the first byte and the size of each piece, in their order."""
+    def _cut(self, wanted: Iterable[_Wanted]) -> Iterator[list[_Part]]:
+        """Yield what each buffer holds: tensors while they fit, or a part of one that does not."""
+        parts: list[_Part] = []
+        end = 0
         for one in wanted:
-            for at in range(0, one.bytes, self._piece):
-                size = min(self._piece, one.bytes - at)
-                yield one.stored.file, one.begin + at, size
+            if parts and end + one.bytes > self._piece:
+                yield parts
+                parts, end = [], 0
+            if one.bytes > self._piece:
+                for at in range(0, one.bytes, self._piece):
+                    yield [(one.file, one.begin + at, min(self._piece, one.bytes - at), 0)]
+            else:
+                parts.append((one.file, one.begin, one.bytes, end))
+                end += -(-one.bytes // ALIGNMENT) * ALIGNMENT
+        if parts:
+            yield parts
 
     def _begin(self) -> None:
         if self._number is not None:  # a thread's first call would take the first GPU otherwise
             torch.cuda.set_device(self._number)
 
     def _read_into(self, buffer: _Buffer) -> None:
-        """Let the next piece be read, once the one before has left the buffer."""
-        for piece in islice(self._pieces, 1):
-            self._under_way.append((self._readers.submit(self._fill, buffer, *piece), buffer))
+        """Let the next parts be read, once those before have left the buffer."""
+        for parts in islice(self._pieces, 1):
+            filled = self._readers.submit(self._fill, buffer, parts)
+            self._under_way.append((filled, parts, buffer))
 
-    def _fill(self, buffer: _Buffer, file: str, begin: int, size: int) -> int:
+    def _fill(self, buffer: _Buffer, parts: list[_Part]) -> None:
         if buffer.sent is not None:
             buffer.sent.synchronize()
+        data = buffer.data.numpy().data
         try:
-            self._files.read(file, begin, buffer.data.numpy().data[:size])
+            for file, begin, size, at in parts:
+                self._files.read(file, begin, data[at : at + size])
         except OSError as error:
             raise BrokenWeights(file=error.filename, problem=error.strerror) from None
-        return size
 
-    def _take(self, data: Tensor) -> int:
-        """Send the next piece to the device; return its bytes."""
-        future, buffer = self._under_way.popleft()
-        size = future.result()
-        data[:size].copy_(buffer.data[:size], non_blocking=True)
+    def _take(self, into: Tensor | None = None) -> list[Tensor]:
+        """Send the next buffer to the device, `into` some bytes of it or new ones; return the
+        bytes of each part."""
+        filled, parts, buffer = self._under_way.popleft()
+        filled.result()
+        *_, (_, _, size, last) = parts
+        end = last + size
+        if into is None:
+            into = torch.empty(end, dtype=torch.uint8, device=self._device)
+        into[:end].copy_(buffer.data[:end], non_blocking=True)
         if buffer.sent is not None:
             buffer.sent.record()
         self._read_into(buffer)
-        return size
+        return [into[at : at + size] for _, _, size, at in parts]

@@ -205,11 +205,12 @@ class WeightFiles:
         stored, wanted = self._stored.get(name), tuple(shape)
         if stored is None:
             raise MissingTensor(folder=str(self.folder), tensor=name)
-        file = str(self.folder / stored.file)
         if stored.format not in STORED:
+            file = str(self.folder / stored.file)
             raise NoFloats(file=file, tensor=name, found=stored.format)
         if stored.shape != wanted:
-            raise WrongShape(file=file, tensor=name, found=list(stored.shape), wanted=list(wanted))
+            raise WrongShape(file=str(self.folder / stored.file), tensor=name,
+                             found=list(stored.shape), wanted=list(wanted))  # fmt: skip
         return stored
 
     def read(self, file: str, begin: int, data: memoryview) -> None:
