@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import weft.cli.kernels as command
 import weft.runtime.execution.compiled_executor as executor
 from weft.cli.hardware import gpu_hardware, hardware_of
 from weft.cost_model.hardware import NoSuchFigure
@@ -39,6 +40,23 @@ def test_kernels_and_explain_tell_the_same_measured_times(tmp_path, monkeypatch)
     table = weft("explain", file).split("\na decode step: ")[1].splitlines()[3:]
     rows = [line.split() for line in table if line.startswith("graph.")]
     assert sum(float(row[3]) for row in rows) == pytest.approx(total, rel=1e-3)
+
+
+def test_kernels_are_listed_as_a_search_left_them(monkeypatch):
+    compiled, step, made = command._compilation, command._step, []
+    monkeypatch.setattr(
+        command, "_compilation", lambda options: made.append(compiled(options)) or made[-1]
+    )
+    seen = []
+    monkeypatch.setattr(command, "_search", lambda compilation, hardware: seen.append(compilation))
+    monkeypatch.setattr(
+        command,
+        "_step",
+        lambda compilation, *rest: seen.append(compilation) or step(compilation, *rest),
+    )
+    weft("kernels", "--tune", "--no-measure")
+    searched, listed = seen
+    assert made == [searched, listed] and searched is not listed
 
 
 @pytest.mark.parametrize(
