@@ -54,10 +54,10 @@ def _item(kind: Any, value: Any, pattern: str) -> str:
 def _repeat(value: Any, pattern: str) -> str:
     low, high, inner = value
     body = f"({_sequence(list(inner), pattern)})"
+    if (low if high is kinds.MAXREPEAT else high) > LARGEST_REPEAT:
+        raise NoGrammar(pattern=pattern, problem=f"it repeats more than {LARGEST_REPEAT} times")
     if high is kinds.MAXREPEAT:
         return body + {0: "*", 1: "+"}.get(low, f"{{{low},}}")
-    if high > LARGEST_REPEAT:
-        raise NoGrammar(pattern=pattern, problem=f"it repeats more than {LARGEST_REPEAT} times")
     return body + f"{{{low},{high}}}"
 
 

@@ -118,14 +118,19 @@ def _masses(choice: Choice, top: list[tuple[str, float]]) -> dict[int, float]:
     """Return the probability of each option's first tokens; raises Lacks where they do not decide.
 
     A token speaks for an option that begins with it, if no other option does. Longer options are
-    decided by their first tokens only if the select goes by them.
+    decided by their first tokens only if the select goes by them. Unless it does, a token that only
+    begins options says nothing of those that are among the tokens as a whole.
     """
     masses = dict.fromkeys(range(len(choice.options)), 0.0)
+    whole = {token.strip() for token, _ in top} if choice.by != "greedy" else set()
     for token, logprob in top:
         text = token.strip()
         if not text:
             continue
         fits = [n for n, option in enumerate(choice.options) if option.strip().startswith(text)]
+        begun = {choice.options[n].strip() for n in fits}
+        if text not in begun and begun <= whole:
+            continue
         if len(fits) > 1:
             lack = f"{len(fits)} options begin with {text!r}, and only first tokens are scored"
             raise choice.lacks(lack, "give options that differ from their beginning on")

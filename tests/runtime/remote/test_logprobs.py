@@ -26,6 +26,12 @@ def test_select_goes_by_first_tokens_over_chat(fake):
     assert fake.asked[0][1]["top_logprobs"] == 20 and fake.asked[0][1]["max_tokens"] == 1
 
 
+def test_pieces_of_options_that_are_whole_tokens_say_nothing(fake):
+    fake.answers(fake.said("Bee", logprobs=top(A=-2.5, B=-4.0, Bee=-0.1)))
+    result = weft.compile(PICK.format(by=""), fake.model).run()
+    assert result.value == "Bee" and result.values["s"].probs["A"] == pytest.approx(0.083, abs=1e-3)
+
+
 def test_an_option_that_a_list_has_twice_is_one_option(fake):
     fake.answers(fake.said("B", logprobs=top(B=-0.7, A=-1.4, C=-3.0)))
     text = PICK.format(by='(by="greedy")').replace('["A", "Bee"]', '["A", "Bee", "{again}"]')
