@@ -282,6 +282,32 @@ def check_critical(module: Module) -> list[str]:
             for operation in (function, *inside):
                 for region in operation.regions:
                     problems += _check_block(region)
+            problems += _check_across(function.regions[0], {})
+    return problems
+
+
+Waited = dict[str, dict[int, Operation]]
+"""Of each value, the calls that are done before it is there."""
+
+
+def _check_across(region: Region, waited: Waited) -> list[str]:
+    """Check each call of a region against calls of other blocks that are done before it begins:
+    inside an if, a loop or a branch above it, or above one that it stands in."""
+    problems: list[str] = []
+    own = {id(operation) for operation in region.operations}
+    for operation in region.operations:
+        if operation.name in CALLS:
+            done = {key: one for value in operation.operands for key, one in
+                    waited.get(value.name, {}).items()}  # fmt: skip
+            for key, one in done.items():
+                problems += [] if key in own else _closer(one, operation)
+        for inner in operation.regions:
+            problems += _check_across(inner, waited)
+        this = {id(operation): operation} if operation.name in CALLS else {}
+        for position, value in enumerate(operation.results):
+            found = waited[value.name] = dict(this)
+            for name in _waits_for(operation, position):
+                found |= waited.get(name, {})
     return problems
 
 

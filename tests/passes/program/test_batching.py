@@ -252,3 +252,50 @@ def test_the_pass_changes_nothing_but_annotations(context):
         for op in walk(module.operations)
         if op.name in {"plan.tokens", "plan.extend", "plan.free"}
     )
+
+
+ACROSS = {
+    "an if": 'if x == "b":',
+    "a loop": "for each in [x, x]:",
+    "a while": 'while x == "b" up to 3:',
+    "an if in a loop": 'for each in [x, x]:\n        if each == "b":',
+}
+
+
+@pytest.mark.parametrize("head", ACROSS.values(), ids=ACROSS)
+def test_a_call_in_another_block_is_not_closer_to_the_end(context, head):
+    """Only calls of one block were compared: those inside an if or a loop could say anything."""
+    inner = " " * (12 if "\n" in head else 8)
+    text = (
+        f'program main(x: str) -> str:\n    "{{x}}"\n    {head}\n{inner}gen first(max_tokens=5)\n'
+    )
+    text += '    "so"\n    gen last(max_tokens=60)\n    return last\n'
+    context.prices = Prices(1.0, 0.0)
+    module = planned(text, context)
+    assert check_critical(module) == []
+    early = rewrite(
+        module,
+        lambda op: [op.with_attributes(critical=30)] if op.attribute("name") == "first" else None,
+    )
+    assert "gen first (30) is before gen last (60), but closer" in "".join(check_critical(early))
+
+
+def test_a_branch_is_not_closer_to_the_end_than_what_needs_it(context):
+    text = """program main(x: str) -> str:
+    "{x}"
+    fork 2 as f:
+        "a"
+        gen first(max_tokens=5)
+        yield first
+    "{f}"
+    gen last(max_tokens=60)
+    return last
+"""
+    context.prices = Prices(1.0, 0.0)
+    module = planned(text, context)
+    assert check_critical(module) == []
+    early = rewrite(
+        module,
+        lambda op: [op.with_attributes(critical=30)] if op.attribute("name") == "first" else None,
+    )
+    assert "gen first (30) is before gen last (60)" in "".join(check_critical(early))
