@@ -5,6 +5,7 @@ measurements; NumPy only."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -166,6 +167,18 @@ class Cost:
             )
         ]  # fmt: skip
 
+    def at(self, rates: Rates) -> Cost:
+        """Return the same at the rates of another kernel of this shape, of as many launches."""
+        assert rates.single == self.rates.single
+        found = copy(self)
+        found._least, found.rates = None, rates
+        places = (rates.resident, rates.program), (rates.resident_many, rates.program_many)
+        found.launches = [
+            launch.at(replace(rates, resident=resident, program=program))
+            for launch, (resident, program) in zip(self.launches, places, strict=True)
+        ]
+        return found
+
     def least(self) -> tuple[float, Array]:
         """Return the least seconds, and the keys of an item of each run that give them."""
         if self._least is None:
@@ -235,13 +248,23 @@ class _Programs:
         self.keys, self.rows = keys[first], rows[first]
         self.tiles = -(-self.rows // shape.rows_many)
         self.read = float((self.keys * self.tiles * self.counts).sum()) * shape.key_bytes
-        self.memory = 0.0
-        if runs:
-            roofs = np.array(roofs_of(self.keys, self.rows, shape, rates))
-            again = _again(batch, runs, keys, shape)
-            self.memory = float((roofs[0] * self.counts).sum()) - again / rates.memory
-            self.stream = float((roofs.max(0) * self.counts).sum())
-            self.stream -= again * (1 / rates.memory - 1 / rates.cache)
+        self.again = _again(batch, runs, keys, shape) if runs else 0.0
+        self._roofs()
+
+    def at(self, rates: Rates) -> _Programs:
+        """Return the same programs at other rates."""
+        found = copy(self)
+        found.rates = rates
+        found._roofs()
+        return found
+
+    def _roofs(self) -> None:
+        """Set the seconds that memory, and the highest of all roofs, take for all keys."""
+        rates = self.rates
+        roofs = np.array(roofs_of(self.keys, self.rows, self.shape, rates))
+        self.memory = float((roofs[0] * self.counts).sum()) - self.again / rates.memory
+        self.stream = float((roofs.max(0) * self.counts).sum())
+        self.stream -= self.again * (1 / rates.memory - 1 / rates.cache)
 
     def choices(self) -> Array:
         """Return keys of an item that are worth trying: a range of parts, and those that fill the

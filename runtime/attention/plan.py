@@ -150,8 +150,15 @@ def _priced(batch: Batch, runs: list[Run], ways: Sequence[Way]) -> list[tuple[Wa
     rows = summed(counts[members], sizes)
     keys = np.array([run.keys for run in runs], np.int64)
     queries, most = int(batch.starts[-1]), int(rows.max(initial=0))
-    return [(way, Cost(batch, runs, way.shape, rates_of(way, queries, rows, keys)))
-            for way in ways if way.takes(most)]  # fmt: skip
+    alike: dict[tuple[Shape, bool], Cost] = {}
+    found = []
+    for way in (way for way in ways if way.takes(most)):
+        rates = rates_of(way, queries, rows, keys)
+        known = alike.get((way.shape, rates.single))
+        cost = known.at(rates) if known else Cost(batch, runs, way.shape, rates)
+        alike.setdefault((way.shape, rates.single), cost)
+        found.append((way, cost))
+    return found
 
 
 def _choices(

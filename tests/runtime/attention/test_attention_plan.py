@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weft.bench.gpu_kernels import Bench, Sequences
 from weft.codegen import build_cuda
 from weft.codegen.measure import gpu
 from weft.compiler.attention_ways import attention_ways
 from weft.passes.tile.attention.parts import Parts
+from weft.passes.tile.attention.ways import LARGE_SPECIALISED, LARGEST
 from weft.runtime.attention import plan as attention_plan
 from weft.runtime.attention import sharing
 from weft.runtime.attention.cost import Cost
@@ -297,6 +299,36 @@ def test_small_programs_are_hidden_where_they_find_room_beside_large_ones() -> N
     assert short > 2 * long > 0
     beside = Cost(batch, runs, LLAMA, Rates(room=0.0, beside=0.0))
     assert beside.seconds(1024) >= tight.seconds(1024)
+
+
+@pytest.mark.parametrize(
+    ("heads", "of", "way"),
+    [((64, 8), Sequences(4, 16384, 256), LARGE_SPECIALISED),  # 25.1 us, by the usual tile 28.7
+     ((32, 8), Sequences(16, 8192, 256), LARGE_SPECIALISED),  # 19.9, 21.3
+     ((8, 1), Sequences(64, 2048, 256), LARGE_SPECIALISED),  # 9.8, by largest tiles 11.7
+     ((8, 1), Sequences(4, 16384, 256), "single"),  # 10.3, each row by itself 11.7
+     ((64, 8), Sequences(64, 16384, 64), LARGEST),  # 68, 87 by the large tile
+     ((8, 1), Sequences(4, 512, 256), "deep")],
+    ids=str,
+)  # fmt: skip
+def test_tiles_of_specialised_warps_are_taken_where_they_were_faster(
+    heads: tuple[int, int], of: Sequences, way: str
+) -> None:
+    bench = Bench(None, 1.0)  # type: ignore[arg-type]
+    assert bench.choice(Parts(*heads, 128, page=64), of)[0].name == way
+
+
+@pytest.mark.parametrize("cascade", [True, False])
+def test_what_a_list_costs_at_other_rates_is_what_it_costs_anew(cascade: bool) -> None:
+    batch = forks(64, 4096, 256)
+    runs = choose_runs(batch, LLAMA, Rates(), cascade=cascade)
+    other = replace(Rates(), memory=3e12, resident=264, program=2e10, program_many=3e10)
+    known, anew = Cost(batch, runs, LLAMA, Rates()), Cost(batch, runs, LLAMA, other)
+    before = known.least()
+    found = known.at(other)
+    assert found.least()[0] == anew.least()[0] != before[0]
+    assert np.array_equal(found.least()[1], anew.least()[1])
+    assert known.least() is before and known.seconds(512) != found.seconds(512)
 
 
 def test_tiles_of_many_rows_have_the_rates_of_the_warps_that_they_have(

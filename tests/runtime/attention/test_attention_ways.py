@@ -103,23 +103,6 @@ def test_the_grid_asks_for_several_ways():
     assert one[0].name == "single" and {1, 8} <= {*one[2].item_rows.tolist()}
 
 
-@pytest.mark.parametrize(
-    ("heads", "of", "way"),
-    [((64, 8), Sequences(4, 16384, 256), LARGE_SPECIALISED),  # 25.1 us, by the usual tile 28.7
-     ((32, 8), Sequences(16, 8192, 256), LARGE_SPECIALISED),  # 19.9, 21.3
-     ((8, 1), Sequences(64, 2048, 256), LARGE_SPECIALISED),  # 9.8, by largest tiles 11.7
-     ((8, 1), Sequences(4, 16384, 256), "single"),  # 10.3, each row by itself 11.7
-     ((64, 8), Sequences(64, 16384, 64), LARGEST),  # 68, 87 by the large tile
-     ((8, 1), Sequences(4, 512, 256), "deep")],
-    ids=str,
-)  # fmt: skip
-def test_tiles_of_specialised_warps_are_taken_where_they_were_faster(
-    heads: tuple[int, int], of: Sequences, way: str
-) -> None:
-    bench = Bench(None, 1.0)  # type: ignore[arg-type]
-    assert bench.choice(Parts(*heads, 128, page=64), of)[0].name == way
-
-
 def test_the_bench_times_what_the_engine_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows that are read several a program, of one row each, and beside largest tiles."""
     compiled: list[Any] = []
