@@ -182,9 +182,9 @@ def executor(seen: list[Seen], config: ModelConfig = CONFIG, max_tokens: int = 1
 
 def test_a_step_runs_the_kernels_that_its_list_was_planned_for():
     seen: list[Seen] = []
-    device = executor(seen)
+    device = executor(seen, replace(CONFIG, head_dim=128))
     device._recorded.cost = 1e-9  # every step's room is recorded
-    shape = Parts(8, 1, 64, page=64)
+    shape = Parts(8, 1, 128, page=64)
     found = attention_ways(shape)
     assert {way.name for way in device._lists._choice} == {way.name for way in found}
     for way, (_, tiles, _) in found.items():
