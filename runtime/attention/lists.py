@@ -97,10 +97,11 @@ class AttentionLists:
             if grown is not None:
                 return grown
         recorded = recorded or step.is_decode
-        widest = _widest(step)
-        kept = {many: way for many, way in self._recorded.items()
-                if not step.is_decode and way.most >= widest}  # fmt: skip
-        ways = [way for way in self._choice if recorded and kept.get(way.many, way) is way]
+        ways = list(self._choice) if recorded else []
+        if ways and not step.is_decode:
+            widest = _widest(step)
+            kept = {many: way for many, way in self._recorded.items() if way.most >= widest}
+            ways = [way for way in ways if kept.get(way.many, way) is way]
         over = self._last is not None and self._last.over
         anew = step.is_decode and (over or before >= LONG)
         lists = self._planned(step, table, lengths, 0, ways, recorded, anew=anew)
