@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,7 @@ import torch
 from weft.bench import gpu_kernels
 from weft.bench.gpu_kernels import CASCADE, DECODE, Bench, Sequences
 from weft.codegen import build_cuda
-from weft.compiler.attention_ways import attention_ways, planner_shape
-from weft.compiler.loading import executor_on
-from weft.frontend.models.registry import build_graph
-from weft.ir.model import ModelConfig, Rope
-from weft.options import Options
-from weft.passes.graph.weight_format import ChooseWeightFormat
-from weft.passes.manager import Context
+from weft.compiler.attention_ways import attention_ways
 from weft.passes.tile.attention.parts import Parts, attention_parts
 from weft.passes.tile.attention.ways import (
     LARGE_SCHEDULES,
@@ -36,25 +29,14 @@ from weft.passes.tile.attention.ways import (
     tuned,
     variants,
 )
-from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
-from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime.attention.cost import Batch, Rates, Shape, Way
-from weft.runtime.attention.lists import AttentionLists
+from weft.passes.tile.gpu_schedules import gpu_schedule
+from weft.runtime.attention.cost import Rates, Shape, Way
 from weft.runtime.attention.plan import choose, plan_among
-from weft.runtime.attention.ways import GROUPED, UNGROUPED
+from weft.runtime.attention.ways import GROUPED
 from weft.runtime.execution.step import StepInput
-from weft.runtime.gpu.device_executor import SLOTS
-from weft.tests.runtime.attention.list_cases import decode_step
+from weft.tests.runtime.attention.way_cases import CONFIG, Seen, executor, lists_of, step_of
 
 GRID = [*CASCADE, *(((32, 8), Sequences(count, 0, keys)) for count, keys in DECODE)]
-
-
-def lists_of(shape: Parts, grouped: bool = False) -> AttentionLists:
-    """Return the lists of an engine whose model has these heads."""
-    usual = planner_shape(tuned(shape, shared=True))
-    cpu = torch.device("cpu")
-    return AttentionLists(usual, (0,), cpu, SLOTS, ways=[*attention_ways(shape)],
-                          grouped=grouped)  # fmt: skip
 
 
 def test_a_single_short_row_is_read_by_small_programs_a_block_each() -> None:
@@ -72,10 +54,6 @@ def test_a_single_short_row_is_read_by_small_programs_a_block_each() -> None:
     batch = two.batch(shape, np.arange(two.pages(shape)))
     plain = [replace(way, alone=None) for way in ways]
     assert plan_among(batch, ways)[0].name == plan_among(batch, plain)[0].name
-
-
-def step_of(batch: Batch) -> StepInput:
-    return decode_step(batch.lengths.tolist(), batch.table.tolist())
 
 
 @pytest.mark.parametrize(
@@ -149,35 +127,6 @@ def test_each_way_is_a_kernel_with_its_own_schedule():
                 assert schedules[way.tiles.way] == way.schedule
     narrow = Parts(32, 8, 128, page=64, kv="f8e4m3")
     assert [len(variants(narrow, shared)) for shared in (False, True)] == [1, 1]
-
-
-class Seen:
-    """Kernels that only note that they were launched."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.log: list[str] = []
-        self.kernels = {name: SimpleNamespace(launch=self._noting(name)) for name in names}
-
-    def _noting(self, name: str) -> Any:
-        return lambda *_: self.log.append(name)
-
-
-CONFIG = ModelConfig(
-    vocab_size=96, width=64, layers=1, heads=8, kv_heads=1, head_dim=64, ffn=64,
-    context_length=1 << 17, rope=Rope(1e4), windows=(0,), architecture="LlamaForCausalLM",
-)  # fmt: skip
-
-
-def executor(seen: list[Seen], config: ModelConfig = CONFIG, max_tokens: int = 128) -> Any:
-    limits: dict[str, Any] = {"max_tokens": max_tokens, "max_batch": 64}
-    graph = build_graph(config)
-    regimes = lower_for_gpu(config, graph, **limits)
-    wanted = merge_kernels(regimes) + gpu_step_kernels(config.vocab_size)
-    seen.append(Seen([kernel["name"].name for kernel, _ in wanted]))
-    graph = ChooseWeightFormat("bf16").run(graph, Context())
-    checkpoint: Any = SimpleNamespace(config=config, folder=None, name="random", graph=graph)
-    options = Options(target="cuda", weights="bf16", kv_memory=1, **limits)
-    return executor_on(checkpoint, regimes, seen[0].kernels, options, 1200, "cpu")  # type: ignore[arg-type]
 
 
 def test_a_step_runs_the_kernels_that_its_list_was_planned_for():
@@ -315,83 +264,3 @@ def test_lists_of_few_rows_borrow_a_room_of_another_way_and_lists_of_many_do_not
     assert (wide.holds(small) or small.holds(wide)) and not long.holds(wide)
     if short.way != long.way:
         assert not short.holds(long) and not long.holds(short)
-
-
-TREES = Sequences(128, 0, 64, 8, 1024)
-
-
-@pytest.mark.parametrize(
-    ("of", "way"),
-    [(TREES, GROUPED), (Sequences(128, 2048, 96), GROUPED),
-     (Sequences(256, 0, 64, 16, 1024), GROUPED),  # two rounds of programs, and full ones
-     (Sequences(256, 2048, 64), GROUPED),  # measured 40.3 us, by the largest tiles 48.9
-     (Sequences(256, 8192, 64), "largest"),  # 89 us, and 113
-     (Sequences(192, 0, 64, 12, 1024), UNGROUPED),  # the second would be half empty
-     (Sequences(96, 0, 64, 8, 1024), UNGROUPED),  # too few programs would be left
-     (Sequences(192, 1024, 64), LARGE_SPECIALISED),  # as above; measured 27.9 us, by it 29.2
-     (Sequences(128, 0, 320, 8, 1024), UNGROUPED),  # too long ones
-     (Sequences(152, 0, 64, 8, 1024), UNGROUPED)],  # tiles of sixteen rows, and of three
-    ids=str,
-)  # fmt: skip
-def test_short_keys_of_many_rows_are_read_several_rows_a_program(of: Sequences, way: str):
-    shape = Parts(32, 8, 128, page=64)
-    step = step_of(of.batch(shape, np.arange(of.pages(shape))))
-    found, plain = lists_of(shape, grouped=True).plan(step), lists_of(shape).plan(step)
-    assert found.way == way and plain.way in (UNGROUPED, LARGEST, LARGE_SPECIALISED)
-    if plain.way in (UNGROUPED, way) and of.count <= 128:
-        same = (np.array_equal(found.arrays[name], plain.arrays[name]) for name in plain.arrays)
-        assert all(same) and (found.seconds != plain.seconds) == (way == GROUPED)
-
-
-def test_lists_whose_items_have_several_rows_once_others_left_are_read_item_by_item():
-    shape, lists = Parts(32, 8, 128, page=64), lists_of(Parts(32, 8, 128, page=64), grouped=True)
-    batch = replace(TREES, own=60).batch(shape, np.arange(TREES.pages(shape)))
-
-    def later(by: int, rows: list[int]) -> Any:
-        table, lengths = batch.table[rows], batch.lengths[rows] + by
-        return lists.plan(decode_step(lengths.tolist(), table.tolist()))
-
-    assert later(0, [*range(128)]).way == GROUPED
-    assert later(1, [*range(128)]).way == GROUPED
-    room = lists.room(128, later(2, [*range(1, 128)]), 1 << 18)
-    assert lists._last is not None
-    assert room.way == GROUPED  # and what reads items one by one reads these as well
-    assert replace(room, way=UNGROUPED).holds(room) and not room.holds(replace(room, way=UNGROUPED))
-    assert not replace(room, way="largest").holds(room)
-    left = later(3, [*range(13, 128)])  # three of the first tree
-    assert left.way == UNGROUPED and 3 in left.arrays["plan_item_rows"]
-
-
-def test_a_room_for_items_of_one_row_takes_no_others():
-    """What reads it would leave them out."""
-    shape = Parts(32, 8, 128, page=64)
-    lists = lists_of(shape, grouped=True)
-    planned, steps = {}, {}
-    for of in (TREES, Sequences(152, 0, 64, 8, 1024)):
-        steps[of] = step_of(of.batch(shape, np.arange(of.pages(shape))))
-        planned[of] = lists.plan(steps[of])
-    single, several = planned
-    room = lists.room(160, planned[single], 1 << 18)
-    assert room.way == GROUPED
-    wide = replace(room, extents=tuple((name, 1 << 16) for name, _ in room.extents),
-                   sizes=tuple((name, 1 << 20) for name, _ in room.sizes))  # fmt: skip
-    assert lists.within(steps[several], planned[several], wide) is None
-    assert lists.within(steps[single], planned[single], wide) is not None
-    other = lists.within(steps[single], planned[single], replace(wide, way=UNGROUPED))
-    assert other is not None and other.way == UNGROUPED
-
-
-def test_a_step_whose_items_have_one_row_runs_the_kernel_for_several(monkeypatch):
-    monkeypatch.setattr("weft.runtime.attention.ways.PLACES", 16)
-    seen: list[Seen] = []
-    device = executor(seen)
-    device._recorded.cost = 1e-9
-    shape = Parts(8, 1, 64, page=64)
-    for prefix, way in ((2048, GROUPED), (0, "")):
-        of = Sequences(64, prefix, 64)
-        seen[0].log.clear()
-        device.forward(step_of(of.batch(shape, np.arange(of.pages(shape)))))
-        launched = [name for name in seen[0].log if name.startswith("attention_parts")]
-        assert [name.endswith("_grouped_few") for name in launched] == [False, True][
-            : 1 + bool(way)
-        ]
