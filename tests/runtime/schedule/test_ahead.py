@@ -16,7 +16,7 @@ from weft.runtime.simulator import toy_logits
 from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
 
 FREE = """program free(n: int, most: list[int]) -> str:
-    "Row {n}: "
+    "Row {n}:"
     fork size in most as branches:
         "({size}"
         gen said(max_tokens=40)
@@ -314,7 +314,7 @@ HELD = """record Order:
     kind: choice["hello", "ing", "the end"]
 
 program held(n: int) -> str:
-    "Row {n}: "
+    "Row {n}:"
     fork 2 as branches:
         gen said(max_tokens=9)
         "so"
