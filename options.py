@@ -197,8 +197,8 @@ class Options:
     GPU's decode steps have copies of weights that lie as they read them, where keys leave room.
     `prove` refuses kernels without a bounds proof, and pipelines with a hazard; `trace` records
     every step. `validate` checks after each pass over the program that it kept what the program
-    means. `attention` is `dense`, or a policy `sparse(...)` of decode steps (`ir.sparse`): taken
-    from the context on from which it pays for steps of `attention_batch` sequences, or, with
+    means. `attention` is `dense`, or a policy `sparse(...)` of decode steps (`ir.sparse.policy`):
+    taken from the context on from which it pays for steps of `attention_batch` sequences, or, with
     `attention_always`, at any price (empty: dense, if neither the program nor `max_loss` asks for
     another). `max_loss` picks the cheapest policy that was measured to lose no more (0.01: one
     percent of perplexity, and one point of retrieval at any length; None: none is picked), and

@@ -1,8 +1,8 @@
 """The meaning of sparse attention, in torch and in full: the oracle of its kernels.
 
 Plain and slow: it scores every token from its label, sorts, and masks. What it does is written in
-`ir.sparse` (selection) and `ir.sparse.calibration` (labels). Letters as in `ir.dialects.graph`,
-and S tokens of the context, R channels of a label.
+`ir.sparse.policy` (selection) and `ir.sparse.calibration` (labels). Letters as in
+`ir.dialects.graph`, and S tokens of the context, R channels of a label.
 """
 
 from __future__ import annotations

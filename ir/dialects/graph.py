@@ -95,8 +95,8 @@ ATTENTION = (
        "labels<channels, format>: the labels of all", 2, 1,
        required=("layer",), optional=("window", "range", "kind")),
     Op("graph.select", "the keys of the middle (between the ends) that a policy takes by their "
-       "label scores (ir.sparse), one choice for all query heads of a key head; all of them for "
-       "sequences with several queries in the step, whose prompts are read whole; operands: q, "
+       "label scores (ir.sparse.policy), one choice for all query heads of a key head; all of them "
+       "for sequences with several queries in the step, whose prompts are read whole; operands: q, "
        "query_starts, kvset of labels; result: kvset<approximate>, as are states made of it; "
        "`expected`: the share of tokens that is taken, where scores decide how many", 3, 1,
        required=("layer", "policy", "heads", "kv_heads", "head_dim", "scale"),
@@ -108,9 +108,9 @@ ATTENTION = (
     Op("graph.partial", "softmax(scale q k) v over a kvset, unnormalised; operands: q [T, H*C], "
        "query_starts [B+1], kvset; result: state (max, sum, accumulator)", 3, 1,
        required=("heads", "kv_heads", "head_dim", "scale"), optional=("splits", "causal")),
-    Op("graph.tail", "the state of what a select left out, by estimate (ir.sparse): weights by "
-       "labels, the mean of v for a value; empty for sequences that are read whole; operands: q, "
-       "query_starts, kvset of labels, kvset of the select; result: state<approximate>", 4, 1,
+    Op("graph.tail", "the state of what a select left out, by estimate (ir.sparse.policy): weights "
+       "by labels, the mean of v for a value; empty for sequences that are read whole; operands: "
+       "q, query_starts, kvset of labels, kvset of the select; result: state<approximate>", 4, 1,
        required=("layer", "heads", "kv_heads", "head_dim", "scale")),
     Op("graph.merge", "the state over the union of disjoint kvsets", (1, None), 1),
     Op("graph.finalize", "accumulator / sum: the attention output [T, H*C]", 1, 1),

@@ -1,7 +1,7 @@
 """Keys and values in host memory, with their labels and a cache of some rows on a device.
 
-Layers that select (`ir.sparse`) have their pools in host memory, which the device's kernels reach
-where they lie; of these it keeps labels of all tokens and a cache of rows, managed by kernels
+Layers that select (`ir.sparse.policy`) have their pools in host memory, which the device's kernels
+reach where they lie; of these it keeps labels of all tokens and a cache of rows, managed by kernels
 (`passes/tile/sparse/key_cache.py`). Layers that stay dense have their pools on the device. All
 memory of the device is asked for by a `Memory` with a cap that holds.
 """

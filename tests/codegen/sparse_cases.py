@@ -170,7 +170,8 @@ def tail_of(
 
 
 def selected(shape: Shape, case: Case, row: int, kv_head: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens that `ir.sparse` has read, and those that a histogram may read besides."""
+    """Return the tokens that `ir.sparse.policy` has read, and those that a histogram may read
+    besides."""
     n, p = int(case.lengths[row]), shape.policy
     unit = shape.page if p.unit == "page" else 1
     every = np.arange(n)

@@ -1,4 +1,4 @@
-"""Sparse attention's meaning: the permutation is exact, selection is as `ir.sparse` says."""
+"""Sparse attention's meaning: the permutation is exact, selection is as `ir.sparse.policy` says."""
 
 import math
 import random
@@ -157,7 +157,7 @@ def test_a_sliding_window_bounds_what_is_selected(calibration):
 
 
 def plain_select(scores, at, policy, page):
-    """The words of ir.sparse as loops over one row of scores."""
+    """The words of ir.sparse.policy as loops over one row of scores."""
     context = at + 1
     if policy.reads_whole(context):
         return set(range(context))

@@ -227,8 +227,8 @@ def test_a_threshold_and_a_share_of_the_mass(amount: int, format: str, seed: int
 
 
 def check_amounts(cases: list[Case], amounts: dict[str, float]) -> set[bool]:
-    """As `ir.sparse` has it, of scores that are their steps: ties go to the lower position. Return
-    whether the budget left room."""
+    """As `ir.sparse.policy` has it, of scores that are their steps: ties go to the lower position.
+    Return whether the budget left room."""
     found = set()
     for case in cases:
         for row, head in np.ndindex(len(LENGTHS), 2):

@@ -24,9 +24,9 @@ FEW = 2
 @dataclass(frozen=True)
 class BinSelection:
     """The static shape: tokens of pages of `page`; `keys` tokens are looked at at a time. Beside
-    the budget one amount more may bound what is taken, `threshold` or `top_p` (`ir.sparse`). With
-    `slots` what is written is where a token lies in the pool of keys, not its position. `pairs` as
-    in `row_parts.extent`: where there are no others, nothing runs."""
+    the budget one amount more may bound what is taken, `threshold` or `top_p` (`ir.sparse.policy`).
+    With `slots` what is written is where a token lies in the pool of keys, not its position.
+    `pairs` as in `row_parts.extent`: where there are no others, nothing runs."""
 
     kv_heads: int
     page: int

@@ -3,7 +3,7 @@
 A layer's labels lie in pages beside its keys, [N, K, rows, P]: for each channel of the label the
 P tokens of a page follow each other, so that tokens are lanes. `bf16` and `i8` have a row a
 channel; `i4` packs channel c into the low and c + r/2 into the high half of row c (u8, code + 8).
-What labels mean stands in `ir.sparse.calibration`, what scores mean in `ir.sparse`.
+What labels mean stands in `ir.sparse.calibration`, what scores mean in `ir.sparse.policy`.
 """
 
 from __future__ import annotations

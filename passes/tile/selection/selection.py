@@ -1,7 +1,7 @@
 """The kernel that selects keys by their scores, without sorting: radix histograms, then one pass
 that writes the chosen ones in order of position.
 
-How many keys are wanted comes first (`ir.sparse` says what each policy means). The wanted-th
+How many keys are wanted comes first (`ir.sparse.policy` says what each policy means). The wanted-th
 largest score is then found digit by digit: floats are read as integers of the same order, a
 histogram of the top digit tells in which bin it lies, a histogram of the next digit inside of that
 bin where in it, and so on; after the last digit the score is exact. Ties go to the lower position.

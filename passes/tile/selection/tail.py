@@ -1,9 +1,9 @@
 """The tail of sparse decode: what is not read counts by its labels' weight and the mean of v.
 
-`ir.sparse` says what it means. Nothing is read for it but a row of the means of v: the weight of
-the whole middle comes from the kernel that scored it (`tail_mass`), and the labels of what *is*
-read are made again from the keys that decode has in hand, so that their weight is taken off. That
-is linear: the parts of a list each take off their own, the first one brings the whole.
+`ir.sparse.policy` says what it means. Nothing is read for it but a row of the means of v: the
+weight of the whole middle comes from the kernel that scored it (`tail_mass`), and the labels of
+what *is* read are made again from the keys that decode has in hand, so that their weight is taken
+off. That is linear: the parts of a list each take off their own, the first one brings the whole.
 """
 
 from __future__ import annotations
