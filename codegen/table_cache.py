@@ -15,7 +15,7 @@ _MARK = 32
 
 @dataclass(frozen=True)
 class TableCache:
-    """Implements `ir.constraint_tables.Store`: files `<key>.table`; None is the user's folder.
+    """Implements `ir.constraints.tables.Store`: files `<key>.table`; None is the user's folder.
 
     A file that is not whole counts as none, and a folder that cannot be written keeps nothing,
     nor does a full one: a table takes less to make than a run that ends for it.

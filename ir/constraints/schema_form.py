@@ -1,7 +1,8 @@
 """The form of JSON Schemas: each keyword has a value of its kind, before anybody relies on it.
 
 Kinds are those of JSON Schema 2020-12's metaschema, of the keywords that say something about a
-value. What a keyword means is read elsewhere: as tables in `automaton_schema`, or by llguidance.
+value. What a keyword means is read elsewhere: as tables in `ir.constraints.schema`, or by
+llguidance.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Pages that several sequences share are found in the page table. A cost model with two levels of
 memory decides which of them are read once for all (cascade) and which by each sequence (flat);
 then every run of keys is cut into items of one length, chosen from bytes and resident programs.
-The lists are what `passes/tile/attention_parts` takes. NumPy only.
+The lists are what `passes/tile/attention/parts.py` takes. NumPy only.
 """
 
 from __future__ import annotations

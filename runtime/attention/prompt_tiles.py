@@ -1,5 +1,5 @@
 """Which rows of a step are prompts' own tiles, and in which order: the lists of
-`passes/tile/attention_prompts`. NumPy only."""
+`passes/tile/attention/prompts.py`. NumPy only."""
 
 from __future__ import annotations
 

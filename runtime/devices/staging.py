@@ -26,7 +26,8 @@ which a device begins with 5 us late, and goes on from as late. Between two reco
 of 1,000 integers, an H200 did nothing for 18 us so, and does for 7."""
 
 Carry = Callable[[int, Tensor, Tensor], Any]
-"""Launches the kernel that takes so many integers from one tensor to another (passes/tile/feed)."""
+"""Launches the kernel that takes so many integers from one tensor to another:
+`passes/tile/rows/feed.py`."""
 
 
 class ListsTooLong(CapacityError):

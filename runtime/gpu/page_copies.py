@@ -11,7 +11,7 @@ from torch import Tensor
 from ..devices.staging import Layout, Staging
 
 BLOCK = 256
-"""Integers that the kernel copies in a row; see `passes/tile/feed.copy_pages`."""
+"""Integers that the kernel copies in a row; see `copy_pages` of passes/tile/rows/feed.py."""
 
 MOST = 1024
 """Copies that wait at most."""

@@ -94,6 +94,25 @@ def missing_files(path: Path) -> list[str]:
     return [name for name in named if not _is_there(name, rooms, path.parent)]
 
 
+ROOMS = "frontend|ir|passes|codegen|runtime|cost_model|compiler|evaluation|tuning"
+
+
+def missing_modules(text: str) -> list[str]:
+    """Return the packages and modules that a source names, as paths or with dots, and that are not
+    there."""
+    paths = re.findall(rf"(?<![\w./-])((?:{ROOMS})/[\w/]+)(?!\w)", text)
+    dotted = re.findall(rf"`((?:{ROOMS})(?:\.\w+)+)`", text)
+    return [name for name in [*paths, *dotted] if not _is_module(re.split("[/.]", name.strip("/")))]
+
+
+def _is_module(parts: list[str]) -> bool:
+    """Whether some names lead to a package, or to a module and what it has."""
+    modules = (
+        ROOT.joinpath(*parts[:count]).with_suffix(".py") for count in range(2, len(parts) + 1)
+    )
+    return ROOT.joinpath(*parts).is_dir() or any(module.exists() for module in modules)
+
+
 def _is_there(name: str, rooms: set[str], near: Path) -> bool:
     """Whether a file stands where its path says, or, named alone, at the root or in examples."""
     first, slash, _ = name.partition("/")

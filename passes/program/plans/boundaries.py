@@ -6,9 +6,11 @@ end, the whole text may have it, and the prompt has not.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import nsmallest
 from itertools import islice
 
 import numpy as np
@@ -66,15 +68,25 @@ class Boundaries:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._found: dict[tuple[Side, Side], tuple[str, str] | None] = {}
+        self._begun: dict[tuple[bytes, bool], list[bytes]] = {}
 
     @cached_property
-    def _words(self) -> bytes:
-        """The tokens of several bytes, short ones first."""
+    def _sorted(self) -> list[bytes]:
+        """The tokens of several bytes."""
         tokenizer = self._tokenizer
         special = {*tokenizer.special_ids, *tokenizer.end_ids}
         words = {tokenizer.token_bytes(i) for i in range(tokenizer.size) if i not in special}
-        ordered = sorted((len(word), word) for word in words if word[1:])
-        return _BETWEEN + _BETWEEN.join(word for _, word in ordered) + _BETWEEN
+        return sorted(word for word in words if word[1:])
+
+    @cached_property
+    def _backward(self) -> list[bytes]:
+        """The same, each from its end."""
+        return sorted(word[::-1] for word in self._sorted)
+
+    @cached_property
+    def _words(self) -> bytes:
+        """The same as one text, short ones first."""
+        return _BETWEEN + _BETWEEN.join(sorted(self._sorted, key=len)) + _BETWEEN
 
     def joined(self, left: Side, right: Side) -> tuple[str, str] | None:
         """Return an end and a beginning that share a token, or None where none were found."""
@@ -109,15 +121,27 @@ class Boundaries:
     def _beginning(self, near: bytes) -> Iterator[tuple[str, str]]:
         """Yield words, cut in two, whose second part is how `near` begins, or begins with it."""
         for size in range(1, len(near) + 1):
-            end = near[:size] + _BETWEEN
-            yield from self._cut(end, 0)
+            for word in self._longer(near[:size], ends=True):
+                yield from _texts(word[:-size], word[-size:])
         yield from self._cut(near, 0)
 
     def _ending(self, near: bytes) -> Iterator[tuple[str, str]]:
         """Yield words, cut in two, whose first part is how `near` ends, or ends with it."""
         for size in range(1, len(near) + 1):
-            yield from self._cut(_BETWEEN + near[-size:], 1 + size)
+            for word in self._longer(near[-size:], ends=False):
+                yield from _texts(word[:size], word[size:])
         yield from self._cut(near, len(near))
+
+    def _longer(self, part: bytes, ends: bool) -> list[bytes]:
+        """Return the shortest words that begin with a part and go on, or that end with it."""
+        found = self._begun.get((part, ends))
+        if found is None:
+            words, wanted = (self._backward, part[::-1]) if ends else (self._sorted, part)
+            low, high = bisect_left(words, wanted), bisect_left(words, wanted + _BETWEEN)
+            each = (word[::-1] if ends else word for word in words[low:high] if word != wanted)
+            found = nsmallest(MOST_TRIED, each, key=lambda word: (len(word), word))
+            self._begun[part, ends] = found
+        return found
 
     def _cut(self, wanted: bytes, behind: int) -> Iterator[tuple[str, str]]:
         """Yield words that hold some bytes, cut so many bytes behind where these begin."""

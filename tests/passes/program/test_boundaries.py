@@ -11,7 +11,7 @@ from weft.frontend.checkpoints.tokenizer import load_tokenizer
 from weft.ir.parser import parse_module
 from weft.passes.manager import Context, run_passes
 from weft.passes.program.canonicalize import Canonicalize
-from weft.passes.program.plans.boundaries import Boundaries, Side
+from weft.passes.program.plans.boundaries import MOST_TRIED, Boundaries, Side
 from weft.passes.program.plans.lower import LowerToPlan
 from weft.tests.each_time import examples
 from weft.tests.passes.program.budget_cases import planned
@@ -38,6 +38,18 @@ def test_what_the_tokenizer_joins_is_found(before: str, after: str):
         assert TOKENIZER.encode("".join(found)) != [
             i for part in found for i in TOKENIZER.encode(part)
         ]
+
+
+@pytest.mark.parametrize("part", ["t", "ing", " the", "e", "\n", ": ", "qqq"])
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_shortest_words_that_go_on_are_those_of_the_whole_vocabulary(part: str, ends: bool):
+    wanted = part.encode()
+    every = {TOKENIZER.token_bytes(id) for id in range(TOKENIZER.size)}
+    every -= {TOKENIZER.token_bytes(id) for id in (*TOKENIZER.special_ids, *TOKENIZER.end_ids)}
+    meets = [w for w in every if (w.endswith if ends else w.startswith)(wanted) and w != wanted]
+    found = BOUNDARIES._longer(wanted, ends)
+    assert found == sorted(meets, key=lambda word: (len(word), word))[:MOST_TRIED]
+    assert found or part in {" the", "qqq"}
 
 
 def test_a_word_behind_a_space_joins_with_nothing():
