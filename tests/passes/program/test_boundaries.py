@@ -49,7 +49,7 @@ def test_the_shortest_words_that_go_on_are_those_of_the_whole_vocabulary(part: s
     meets = [w for w in every if (w.endswith if ends else w.startswith)(wanted) and w != wanted]
     found = BOUNDARIES._longer(wanted, ends)
     assert found == sorted(meets, key=lambda word: (len(word), word))[:MOST_TRIED]
-    assert found or part in {" the", "qqq"}
+    assert found or part not in {"t", "ing", "e"}
 
 
 def test_a_word_behind_a_space_joins_with_nothing():
