@@ -12,6 +12,10 @@ from .line import Over
 _SURE = 100.0
 """A bias that makes a token the likeliest one."""
 
+FEW = 3
+"""Tokens of an echo, at most, that may have no log-probability but the one behind the prompt: a
+special one at its beginning, and the first."""
+
 
 def echoed(prompt: str, text: str, endpoint: Endpoint, what: str, over: Over) -> list[float] | None:
     """Return the log-probabilities of the tokens of `text` after `prompt`; None: the endpoint
@@ -31,16 +35,21 @@ def echoed(prompt: str, text: str, endpoint: Endpoint, what: str, over: Over) ->
     given, said = choices[0].get("logprobs"), choices[0].get("text")
     if not isinstance(given, dict) or not isinstance(said, str) or not said.startswith(prompt):
         return None
-    return _of_stretch(given, said, len(prompt), len(prompt) + len(text))
+    tokens, values = given.get("tokens") or [], given.get("token_logprobs") or []
+    none = not values or (len(tokens) > FEW and all(value is None for value in values[1:-1]))
+    if not tokens or none:
+        return None
+    return _of_stretch(tokens, values, said, len(prompt), len(prompt) + len(text))
 
 
-def _of_stretch(given: dict[str, Any], said: str, start: int, end: int) -> list[float]:
+def _of_stretch(
+    tokens: list[str], values: list[Any], said: str, start: int, end: int
+) -> list[float]:  # fmt: skip
     """Return the log-probabilities of the tokens that reach into a stretch of a text.
 
     Tokens are laid along the text from its end, as special ones at its beginning read as nothing;
     none where they are not the text's, or one has none, as the first of a text has.
     """
-    tokens, values = given.get("tokens") or [], given.get("token_logprobs") or []
     found: list[float] = []
     at = len(said)
     for token, value in zip(reversed(tokens), reversed(values), strict=False):

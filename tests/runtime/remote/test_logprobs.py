@@ -100,6 +100,28 @@ def test_a_first_token_without_logprob_does_not_say_that_nothing_is_echoed(fake)
     assert not next(iter(executable.engine._known.values())).lacks_echo
 
 
+@pytest.mark.parametrize("given", ["content", "generated"])
+def test_an_endpoint_that_echoes_no_logprobs_is_asked_for_them_once(fake, given):
+    twice = 'program p() -> str:\n    "Is it "\n' + "".join(
+        f'    select {name}(by="greedy") from ["A", "Bee"]\n' for name in ("one", "two")
+    )
+
+    def reply(body):
+        if not body.get("echo"):
+            return fake.said("A", logprobs={"top_logprobs": [{"A": -0.1, "B": -3.0}]})
+        found = echo(fake)(body)
+        logprobs = found.body["choices"][0]["logprobs"]
+        values = logprobs["token_logprobs"]
+        values[:-1] = [None] * (len(values) - 1)
+        if given == "content":
+            logprobs.clear()
+            logprobs["content"] = []
+        return found
+
+    weft.compile(twice + '    return "{one}{two}"\n', fake.answers(reply).model).run()
+    assert sum(bool(body.get("echo")) for _, body in fake.asked) == 1
+
+
 def test_logprobs_of_a_gen(fake):
     text = """
 program p() -> list[float]:
