@@ -26,13 +26,19 @@ class End:
     """What stands before a text or a call: what it is called, and how it may end.
 
     Where it is `open`, no token has ended yet: a call that follows ends one, a text goes on. With
-    `loop`, it is what the loop's rounds end with.
+    `loop`, it is what the loop's rounds end with, and what they left open `what` has ended.
     """
 
     what: str
     side: Side = Side()
     open: bool = False
     loop: Loop | None = None
+
+    def closed(self, by: str) -> End:
+        """Return the end where something has ended a token, if nothing had."""
+        if self.open or (self.loop is not None and not self.what):
+            return replace(self, what=by, open=False)
+        return self
 
 
 def beginning(pieces: Sequence[Piece]) -> Side:
@@ -91,15 +97,16 @@ class Ends:
     def _all(self, ends: Iterable[End]) -> dict[End, None]:
         """Return the ends, with those of its rounds in place of a loop."""
         found: dict[End, None] = {}
-        seen: set[Loop] = set()
+        seen: set[End] = set()
         left = [*ends][::-1]
         while left:
             end = left.pop()
             if end.loop is None:
                 found[end] = None
-            elif end.loop not in seen:
-                seen.add(end.loop)
-                left += self.rounds.get(end.loop, ())[::-1]
+            elif end not in seen:
+                seen.add(end)
+                rounds = self.rounds.get(end.loop, ())[::-1]
+                left += [each.closed(end.what) for each in rounds] if end.what else rounds
         return found
 
 

@@ -62,8 +62,7 @@ class StreamState:
 
     def closed(self, by: str) -> StreamState:
         """Return the state where something ends a token without a text of its own."""
-        ends = [replace(end, what=by, open=False) if end.open else end for end in self.ends]
-        return replace(self, ends=tuple(ends))
+        return replace(self, ends=tuple(end.closed(by) for end in self.ends))
 
     def at(self, kv: Value, sealed: bool = True) -> StreamState:
         """Return the state with everything so far in `kv`."""

@@ -120,6 +120,20 @@ CASES = {
         + literal("%u", "%w", "b!") + gen("%w", "%g") + "program.yield %g\n} : stream\n",
         ["gen g"],
     ),
+    "a fork at the head of a loop": (
+        literal("%s", "%a", "!") + "%z = program.for %t, %a { |%e: str, %u: stream|\n"
+        + '%f = program.fork %u, %l, name = "f" { |%q: stream, %n: int|\n'
+        + literal("%q", "%h", "b!") + gen("%h", "%g") + "program.yield %v_g\n} : list<str>\n"
+        + literal("%u", "%w", "!a") + "program.yield %w\n} : stream\n", ["fork f"],
+    ),
+    "a score in a loop in a loop": (
+        literal("%s", "%a", "!") + "%z = program.for %t, %a { |%e: str, %u: stream|\n"
+        + "%y = program.for %t, %u { |%d: str, %q: stream|\n"
+        + '%o = program.constant value = "x" : str\n%p = program.score %q, %o : float\n'
+        + literal("%q", "%h", "b!") + gen("%h", "%g") + "program.yield %g\n} : stream\n"
+        + literal("%y", "%w", "!a") + "program.yield %w\n} : stream\n",
+        ["the text", "gen g", "a score", "gen g"],
+    ),
     "a text that goes on": (
         literal("%s", "%a", "!a") + "%z = program.if %c {\n" + literal("%a", "%w", "b!")
         + "program.yield %w\n} {\nprogram.yield %a\n} : stream\n" + gen("%z", "%g"), ["the text"],
