@@ -211,19 +211,18 @@ def _route(operation: Operation, scene: Scene) -> Work:
     return replace(_moved(operation, scene), flops=flops)
 
 
-def touched_experts(tokens: int, top_k: int, experts: int) -> float:
+def touched_experts(tokens: int, top_k: float, experts: int) -> float:
     """Return how many experts T tokens touch under uniform routing: E (1 - (1 - A/E)^T)."""
     return experts * (1.0 - (1.0 - min(1.0, top_k / experts)) ** tokens)
 
 
 def _expert(operation: Operation, scene: Scene) -> Work:
     """2 N K FLOPs a (token, expert) pair, whose row is read and written; the weights of the experts
-    that are touched."""
+    that are touched. Of a part of the experts, that part of the pairs."""
     x, w, order, _ = operation.operands
     experts, n, k = (scene.binding.size(dim) for dim in shape_of(w.type))
     tokens, top_k = _routing(order, scene)
-    pairs = tokens * top_k
-    known = scene.binding.experts
+    pairs, known = tokens * top_k, scene.binding.experts
     touched = min(experts, known) if known else touched_experts(tokens, top_k, experts)
     return Work(
         flops=2.0 * pairs * n * k,
@@ -235,10 +234,11 @@ def _expert(operation: Operation, scene: Scene) -> Work:
 
 
 def _chosen_experts(operation: Operation, scene: Scene) -> Work:
-    """2 N K FLOPs a pair; the weights of its expert, as no two pairs are taken to share one."""
+    """2 N K FLOPs a pair whose expert is here; the weights of that, as no two pairs are taken to
+    share one."""
     x, w, chosen, *rest = operation.operands
     experts, n, k = (scene.binding.size(dim) for dim in shape_of(w.type))
-    pairs = scene.elements(chosen)
+    pairs = scene.elements(chosen) * _share_here(chosen, scene)
     return Work(
         flops=2.0 * pairs * n * k,
         weight_bytes=scene.weight(w, operation.attribute("format")) * min(1.0, pairs / experts),
@@ -248,14 +248,24 @@ def _chosen_experts(operation: Operation, scene: Scene) -> Work:
     )
 
 
-def _routing(order: Value, scene: Scene) -> tuple[int, int]:
-    """Return T and A of a dispatch's pair order."""
+def _routing(order: Value, scene: Scene) -> tuple[int, float]:
+    """Return T and A of a dispatch's pair order; of A those that are here."""
     dispatch = scene.definitions.get(order.name)
     if dispatch is not None and dispatch.name == "graph.moe_dispatch":
         tokens, top_k = map(scene.binding.size, shape_of(dispatch.operands[0].type))
-        return tokens, top_k
+        return tokens, top_k * _share_here(dispatch.operands[0], scene)
     pairs = scene.elements(order)
     return pairs, 1
+
+
+def _share_here(chosen: Value, scene: Scene) -> float:
+    """Return the share of pairs whose expert a rank has, under uniform routing."""
+    route = scene.definitions.get(chosen.name)
+    local = route.attribute("local") if route is not None else None
+    if route is None or local is None:
+        return 1.0
+    low, high = local
+    return (high - low) / scene.binding.size(shape_of(route.operands[0].type)[-1])
 
 
 def _row_bytes(value: Value, scene: Scene) -> float:

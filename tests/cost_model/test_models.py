@@ -1,12 +1,20 @@
 """Prices of the models that weft builds: parameters, FLOPs and bytes of whole steps."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from weft.cost_model.binding import Formats, decode, prefill
 from weft.cost_model.hardware_file import load
 from weft.cost_model.roofline import predict, step
 from weft.frontend.models.presets import PRESETS
 from weft.frontend.models.registry import build_graph
+from weft.passes.graph.few_experts import FuseFewExperts
+from weft.passes.graph.tensor_parallel import TensorParallel
+from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import lower_model
+
+EXPERTS = ("graph.moe_expert", "graph.moe_gated", "graph.moe_mixed")
 
 DENSE = ["tiny-dense", "llama-1b", "qwen3-0.6b"]
 
@@ -46,6 +54,22 @@ def test_mixtral_decode_reads_the_active_experts() -> None:
     experts = [cost.work for cost in costs if cost.operation == "graph.moe_expert"]
     assert sum(work.weight_bytes for work in experts) == pytest.approx(c.layers * 2 * each * 2)
     assert sum(work.flops for work in experts) == c.layers * 2 * 2 * each
+
+
+@pytest.mark.parametrize("batch, more", [(1, (FuseFewExperts(),)), (1, ()), (16, ())], ids=str)
+def test_ranks_read_and_multiply_their_experts_alone(batch: int, more: tuple[Any, ...]) -> None:
+    shape = replace(PRESETS["mixtral-8x7b"], layers=1)
+
+    def experts(*passes: Any) -> tuple[float, float]:
+        graph, _ = run_passes((*passes, *more), build_graph(shape), Context())
+        costs = predict(graph, decode(batch, 1), load("h200"), formats=Formats(weight="bf16"))
+        work = [cost.work for cost in costs if cost.operation in EXPERTS]
+        assert len(work) == 2
+        return sum(each.weight_bytes for each in work), sum(each.flops for each in work)
+
+    whole = experts()
+    for rank in range(2):
+        assert experts(TensorParallel(rank, 2)) == pytest.approx([part / 2 for part in whole])
 
 
 def test_llama_8b_decode_on_a_gpu_is_bound_by_its_weights() -> None:
