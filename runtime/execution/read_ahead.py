@@ -100,7 +100,8 @@ class ReadAhead:
     """A checkpoint of which tensors are read in a known order, onto `device`.
 
     What is read in another order, or is not as wanted, comes from the checkpoint itself. Raises
-    what that raises, and BrokenWeights where a file cannot be read any more.
+    what that raises, and BrokenWeights where a file cannot be read any more; what is read after
+    that comes from the checkpoint, too.
     """
 
     def __init__(
@@ -194,7 +195,11 @@ class ReadAhead:
         """Send the next buffer to the device, `into` some bytes of it or new ones; return the
         bytes of each part."""
         filled, parts, buffer = self._under_way.popleft()
-        filled.result()
+        try:
+            filled.result()
+        except BrokenWeights:
+            self._wanted.clear()  # the buffers that follow hold what comes behind those lost
+            raise
         *_, (_, _, size, last) = parts
         end = last + size
         if into is None:

@@ -20,6 +20,7 @@ from weft.runtime.execution.weight_files import (
     MissingTensor,
     Read,
     TensorSource,
+    WeightFiles,
     WrongShape,
 )
 
@@ -110,6 +111,26 @@ def test_a_file_that_is_cut_meanwhile_is_named(folder: Path) -> None:
     with pytest.raises(BrokenWeights, match=r"a.safetensors: it ends \d+ bytes too early"):
         for name in ("e2", "e3"):
             ahead.read(name, (4, 6))
+    ahead.close()
+
+
+def test_what_follows_a_tensor_that_is_lost_is_what_was_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, lost = WeightFiles.read, [True]
+
+    def once(self: WeightFiles, file: str, begin: int, data: memoryview) -> None:
+        if lost and lost.pop():
+            raise OSError(5, "Input/output error", file)
+        read(self, file, begin, data)
+
+    monkeypatch.setattr(WeightFiles, "read", once)
+    reads: list[Read] = [(f"e{number}", (4, 6), None) for number in range(4)]
+    ahead = ReadAhead(Counted(folder), reads, CPU, piece=600, readers=1, buffers=2)
+    with pytest.raises(BrokenWeights, match="Input/output error"):
+        ahead.read(*reads[0])
+    for each in reads:
+        assert torch.equal(ahead.read(*each), Checkpoint(folder).read(*each))
     ahead.close()
 
 
