@@ -64,12 +64,18 @@ class KVLifetimes(PlanPass):
 
 def _annotated(function: Operation, context: Context) -> Operation:
     found = {stretch.maker.results[0].name: stretch for stretch in lifetimes(function)}
+    spaces = {
+        operation.result.name
+        for operation in walk(function.regions[0].operations)
+        if operation.name == "plan.tokenize" and operation["parts"] == (" ",)
+    }
 
     def rule(operation: Operation) -> list[Operation] | None:
         if operation.name not in MAKES:
             return None
         stretch = found[operation.results[0].name]
-        if not stretch.reads:
+        # A space behind a fork is no text of the program's: its branches begin with it, too.
+        if not stretch.reads and operation.operands[-1].name not in spaces:
             context.left("tokens that no later call reads", operation.span)
         table = {
             "at": stretch.number,

@@ -164,6 +164,24 @@ def test_the_report_has_the_place():
     assert remark.span is not None and remark.span.line == 4 and not remark.done
 
 
+def test_a_space_behind_a_fork_that_nothing_reads_is_no_remark(context: Context):
+    text = """
+program p() -> list[str]:
+    "Say: "
+    fork 2 as found:
+        gen g(max_tokens=3)
+        yield g
+    {more}
+    return found
+"""
+    for more, lines in (("let n = 1", []), ('"so"', [3])):
+        context.remarks.clear()
+        assert planned(text.replace("{more}", more), context)
+        told = [one for one in context.remarks if one.message == "tokens that no later call reads"]
+        spans = [one.span.line for one in told if one.span is not None]
+        assert [line for line in spans if line != 5] == lines, spans
+
+
 def test_a_space_before_branches_that_are_joined_is_validated(context: Context):
     """The space behind the fork was an appended text that no plan has."""
     text = """
