@@ -66,10 +66,10 @@ def _expression(
         return "`else if`", "write elif CONDITION:"
     if kind == "_IF" and re.search(r"""[\w"')\]]\s*$""", line) and not re.match(r"\s*case\b", line):
         return "conditional expression", "write if and else as statements"
-    if token == ":" and opening is not None and text[opening] == "[" and "[" in line:
-        return "slices", "x[0] takes one element; a tool can take more"
     if re.search(r"\blambda\s*$", line):
         return "`lambda`", "bind what it would give: let NAME = VALUE; a tool can do more"
+    if token == ":" and opening is not None and text[opening] == "[" and "[" in line:
+        return "slices", "x[0] takes one element; a tool can take more"
     if token == "," and _tuple_opens(text, opening):
         return "tuples", "write a list: [a, b]"
     if token == "is" and line.strip():

@@ -74,6 +74,7 @@ MISTAKES = {
     "power": "program p():\n    let y = x ** 2\n",
     "equals sign in a condition": "program p():\n    while x = 1 up to 2:\n        return\n",
     "lambda": "program p():\n    let y = lambda x: x\n",
+    "lambda in a list": "program p():\n    let y = [lambda: 3]\n",
     "tuple": "program p():\n    let y = [(1, 2)]\n",
     "tuple as a result": "program p():\n    return (1, 2)\n",
     "gen as a value": "program p():\n    let y = gen(max_tokens=3)\n",
