@@ -81,6 +81,8 @@ HINTS = {
     "a tool may check it then, in a loop `while ... up to N`",
     "look-around": "write a pattern without (?=...), (?!...), (?<=...) and (?<!...)",
     "lookarounds": "write a pattern without \\b and \\B: say what stands there",
+    "backreferences": "write out what may stand there: no pattern refers to a group",
+    "unrecognized flag": "write a pattern without flags, conditions and (?P=...)",
     "not present in a registry": "put the schema into this file, under $defs: none is fetched",
     "does not exist": "a $ref is '#/$defs/NAME', and $defs has NAME",
     "oneOf": "write anyOf, where no value fits two of them",
@@ -108,7 +110,9 @@ def _start(kind: str, source: Any, heal: str, guide: LLTokenizer) -> GuidedMatch
         problem = inner.get_error()
         hint = next((hint for sign, hint in HINTS.items() if sign in problem), "")
         if kind == "regex":
-            problem = problem.splitlines()[0]  # below stands a grammar that nobody wrote
+            # Of what stands below, the reason; the rest shows a grammar that nobody wrote.
+            first, *below = problem.splitlines()
+            problem = " ".join([first, *(line for line in below if line.startswith("error: "))])
         raise BadConstraint(what=WHAT[kind], problem=problem, hint=hint)
     # The first mask says now, when a place is known, that no text fits; a copy keeps `inner` fresh.
     first = inner.deep_copy()

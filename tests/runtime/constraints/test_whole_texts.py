@@ -93,3 +93,14 @@ def test_a_pattern_that_looks_around_is_refused_in_words_of_the_program(toy):
     problem, *_, hint = found.value.render().splitlines()
     assert problem.startswith("<text>:2:5: run error: the pattern cannot be followed: ")
     assert "start:" not in found.value.render() and hint.startswith("hint: ") and "\\b" in hint
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says", "mend"),
+    [("(a)\\1", "error: backreferences are not supported", "refers to a group"),
+     ("(?P<x>a)(?P=x)", "error: unrecognized flag", "(?P=...)")],
+)  # fmt: skip
+def test_why_a_pattern_cannot_be_followed_is_said(toy, pattern, says, mend):
+    with pytest.raises(BadConstraint, match=says) as found:
+        toy.compile(f'program p() -> str:\n    gen a: regex "{pattern}"\n    return a\n')
+    assert "start:" not in found.value.render() and mend in found.value.render().splitlines()[-1]
