@@ -154,7 +154,10 @@ class _Builder(Transformer[Token, Any]):
     def pattern_of(self, meta: Meta, children: list[Any]) -> ast.Pattern:
         name, text = children
         if name != "regex":
-            raise UnknownPattern(pattern=f"{name} ...", span=self._span(meta), source=self._source)
+            hint = 'a text is "...", and a pattern, as stop has, is regex "..."'
+            raise UnknownPattern(
+                pattern=f"{name} ...", hint=hint, span=self._span(meta), source=self._source
+            )
         return ast.Pattern(text, span=self._span(meta))
 
     def fork_each(self, meta: Meta, children: list[Any]) -> ast.Fork:

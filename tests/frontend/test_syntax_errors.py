@@ -167,3 +167,9 @@ def test_blocks_without_end_are_told():
     blocks = "".join("    " * (depth + 1) + f"if a > {depth}:\n" for depth in range(400))
     error = failure("program p(a: int) -> int:\n" + blocks + "    " * 401 + "return 1\n")
     assert type(error) is TooDeep
+
+
+def test_an_option_of_another_pattern_is_not_told_of_cases():
+    with pytest.raises(WeftSyntaxError, match=r"`r \.\.\.` is no pattern") as found:
+        parse_text('program p() -> str:\n    gen a(stop=r"x")\n    return a\n')
+    assert "regex" in found.value.hint_text and "case" not in found.value.hint_text
