@@ -30,11 +30,10 @@ from weft.bench.gpu.workloads import PLAIN, Words
 from weft.bench.gpu_programs import record
 from weft.compiler import Compilation
 from weft.frontend.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from weft.ir.core import Module, thaw
+from weft.ir.core import Module
 from weft.ir.model import ModelConfig, Rope
-from weft.ir.types import shape_of
 from weft.options import Options
-from weft.runtime.execution.weights import RandomTensors
+from weft.runtime.execution.weights import RandomTensors, reads_of
 
 SHAPE = "random:llama-8b"
 FILE_BYTES = 2 << 30
@@ -87,26 +86,10 @@ def tensors_of(graph: Module) -> Iterator[tuple[str, tuple[int, ...]]]:
     for operation in graph.walk():
         if operation.name != "graph.weight":
             continue
-        shape = tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]
-        for name, part in _parts(
-            thaw(operation["tensors"]), shape, thaw(operation.attribute("rows"))
-        ):
+        for _, (name, part, _) in reads_of(operation):
             if name not in seen:
                 seen.add(name)
                 yield name, part
-
-
-def _parts(tensors: Any, shape: tuple[int, ...], rows: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the parts of a weight: a tensor, rows of several, or experts of several each."""
-    if isinstance(tensors, str):
-        yield tensors, shape
-    elif isinstance(tensors[0], list):
-        for names in tensors:
-            yield from _parts(names, shape[1:], rows)
-    else:
-        counts = rows or [shape[0] // len(tensors)] * len(tensors)
-        for name, count in zip(tensors, counts, strict=True):
-            yield name, (count, *shape[1:])
 
 
 def write(checkpoint: Checkpoint, folder: Path, device: str, most: int = FILE_BYTES) -> int:

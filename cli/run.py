@@ -173,7 +173,8 @@ def remote_options(texts: list[str] | None, concurrency: int | None = None) -> d
     if concurrency is None:
         return found
     if "remote_concurrency" in found:
-        raise BadOption(problem="--remote-concurrency stands beside --remote concurrency=")
+        problem = "--remote-concurrency stands beside --remote concurrency="
+        raise BadOption(problem=problem, hint="leave one of them out")
     return {**found, "remote_concurrency": concurrency}
 
 

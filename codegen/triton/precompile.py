@@ -52,13 +52,14 @@ def precompile(kernels: Sequence[tuple[Any, Operation, Schedule]]) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let no other process compile into Triton's cache, a folder, as ranks would at once.
+    """Let no other process compile into Triton's cache, a folder, as ranks would at once, for as
+    long as a lock is waited for.
 
-    A launcher is a module `__triton_launcher` that each process puts where it belongs, and then
-    imports. Python knows imported files by their inodes: of one that another process replaces
-    between its being opened and loaded, the inode is free, and the next launcher that gets it is
-    taken for that one ("function takes exactly 17 arguments (40 given)"). Whoever waits finds all
-    compiled.
+    To Triton 3.6 a launcher is a module `__triton_launcher` that each process puts where it
+    belongs, and then imports. Python knows imported files by their inodes: of one that another
+    process replaces between its being opened and loaded, the inode is free, and the next
+    launcher that gets it is taken for that one ("function takes exactly 17 arguments (40
+    given)"). Whoever waits finds all compiled.
     """
     with ExitStack() as held:
         with suppress(OSError):  # a folder that takes no lock takes no launchers
@@ -68,7 +69,8 @@ def alone(folder: Path) -> Iterator[None]:
 
 def load(compiled: Sequence[Any], pool: ThreadPoolExecutor, device: int) -> None:
     """Load compiled kernels onto a device, side by side, but for those whose launchers are the
-    same: they have the same types of arguments, and one file, which is written once."""
+    same: they have the same types of arguments and, to Triton 3.6, one file, which is written once.
+    """
     alike: dict[tuple[str, ...], list[Any]] = {}
     for kernel in compiled:
         kernel = kernel.result() if hasattr(kernel, "future") else kernel

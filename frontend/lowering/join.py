@@ -35,8 +35,9 @@ def joined(body: tuple[ast.Statement, ...]) -> set[int]:
 def lower_fork(lowering: Lowering, fork: ast.Fork, scope: Scope, keeps: bool) -> None:
     """Lower a fork; one that `keeps` also yields its branches' streams, for a join.
 
-    A fork ends a token. The space at the end of the text above it belongs to the word behind it,
-    so each branch begins with it, and so does what follows the fork.
+    A fork ends a token. The space at the end of a text right above it belongs to the word behind
+    it, so each branch begins with it, and so does what follows the fork; one that an `if` or a
+    value ends with stays there.
     """
     over = lower_expression(fork.over, scope)
     space = _take_space(scope)

@@ -46,7 +46,11 @@ def read_ahead(source: TensorSource, reads: Iterable[Read]) -> Iterator[TensorSo
         yield source
         return
     assert isinstance(source, Checkpoint)
-    ahead = ReadAhead(source, reads, device)
+    try:
+        ahead = ReadAhead(source, reads, device)
+    except RuntimeError:  # the host pins no memory
+        yield source
+        return
     try:
         yield ahead
     finally:
@@ -117,8 +121,15 @@ class ReadAhead:
         self._readers = ThreadPoolExecutor(readers, "weft-weights", self._begin)
         self._under_way: deque[tuple[Future[None], list[_Part], _Buffer]] = deque()
         self._here: deque[Tensor] = deque()  # tensors of a buffer that nobody has taken yet
-        for _ in range(buffers):
-            self._read_into(_Buffer.of(piece, device))
+        for number in range(buffers):
+            try:
+                buffer = _Buffer.of(piece, device)
+            except RuntimeError:
+                if number == 0:
+                    self.close()
+                    raise
+                break  # fewer buffers do, too
+            self._read_into(buffer)
 
     def read(self, name: str, shape: tuple[int, ...], shard: tuple[int, int, int] | None = None
              ) -> Tensor:  # fmt: skip
@@ -206,6 +217,6 @@ class ReadAhead:
             into = torch.empty(end, dtype=torch.uint8, device=self._device)
         into[:end].copy_(buffer.data[:end], non_blocking=True)
         if buffer.sent is not None:
-            buffer.sent.record()
+            buffer.sent.record(torch.cuda.current_stream(self._device))
         self._read_into(buffer)
         return [into[at : at + size] for _, _, size, at in parts]

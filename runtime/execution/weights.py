@@ -121,7 +121,7 @@ def _all_reads(
     """Yield what `_load` reads for all weights, in its order."""
     for key, operation in operations.items():
         if key not in copies:
-            for _, read in _reads(_whole(_usual(operation))):
+            for _, read in reads_of(_whole(_usual(operation))):
                 yield read
 
 
@@ -168,12 +168,12 @@ def _load(
         return _load_slices(operation, source, device)
     format = dtype_of(operation.result.type)
     if format not in SCALED and isinstance(operation["tensors"], str):
-        ((_, read),) = _reads(operation)
+        ((_, read),) = reads_of(operation)
         return Weight(source.read(*read).to(device, TORCH[format]).contiguous())
     shape = _shape(operation)
     data = torch.empty(shape, dtype=TORCH[format], device=device)
     scale = torch.empty(shape[:-1], device=device) if format in SCALED else None
-    for index, read in _reads(operation):
+    for index, read in reads_of(operation):
         part = source.read(*read)
         if scale is None:
             data[index].copy_(part)
@@ -238,7 +238,7 @@ class _Bounded:
                 raise not_finite(self._source.read(name, shape, shard), place, name)
 
 
-def _reads(operation: Operation) -> Iterator[tuple[Any, Read]]:
+def reads_of(operation: Operation) -> Iterator[tuple[Any, Read]]:
     """Yield (index of a part of a weight, what is read for it)."""
     tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
     shard = operation.attribute("shard")

@@ -17,14 +17,18 @@ from .future_values import (
     Later,
     Spawn,
     all_now,
+    is_missing,
     links_of,
     now,
     present,
     when_there,
 )
 from .lines import AT_ONCE, ENDS, ISSUED, Line, Results
-from .tasks import Pause
+from .tasks import StepEnd
 from .tools import ToolCall, ToolFailed
+
+WAITED = 1 << 10
+"""Rounds of a loop after which its streams are waited for, to look how long they are."""
 
 Outcome = tuple[str, tuple[Any, ...]]
 """How a region ended: `yield`, `condition` or `return`, and with what."""
@@ -145,13 +149,18 @@ class ControlFlow(ABC):
         """Begin round `number` of a loop, which may have very many: hear an interrupt, and look at
         the streams that it carries, seldom, so that all looks take as long as the last."""
         if interrupted():
-            yield Pause()
+            yield StepEnd()
         if is_seldom(number):
             yield from self._look_at(operation, number, carried)
 
     def _look_at(self, operation: Operation, number: int, carried: Iterable[Any]) -> Step:
-        """Raise an error where a stream is too long for whatever could follow."""
-        yield from ()
+        for value in carried:
+            if number >= WAITED or not is_missing(value):
+                self._check_text(operation, number, (yield from now(value)))
+
+    @abstractmethod
+    def _check_text(self, operation: Operation, rounds: int, value: Any) -> None:
+        """Raise an error where a value is a stream that is too long for whatever could follow."""
 
     def _inline(self, operation: Operation, frame: Frame) -> Step:
         stream = frame.get(operation.operands[0])

@@ -17,14 +17,11 @@ from ..schedule.limits import TextTooLong
 from .asks import Code
 from .control import ControlFlow, Step
 from .frame import Frame, Handle
-from .future_values import Later, Spawn, all_now, is_missing, now
+from .future_values import Later, Spawn, all_now, now
 from .lines import Line
 from .model_calls import TEXTS
 from .starts import HEAVY, Starts
 from .tasks import Branches
-
-WAITED = 1 << 10
-"""Rounds of a loop after which its streams are waited for, to look how long they are."""
 
 CONTEXTS = 16
 """Contexts that a loop's text may fill. Beyond one nothing can be generated behind it, which not
@@ -62,14 +59,9 @@ class Instance(ControlFlow, Starts):
         _, results = yield from self._region(region, values, frame)
         return (yield from now(results[0])) if results else None
 
-    def _look_at(self, operation: Operation, number: int, carried: Iterable[Any]) -> Step:
-        for value in carried:
-            if number >= WAITED or not is_missing(value):
-                value = yield from now(value)
-                if isinstance(value, Handle):
-                    self._check_text(operation, number, value)
-
-    def _check_text(self, operation: Operation, rounds: int, handle: Handle) -> None:
+    def _check_text(self, operation: Operation, rounds: int, handle: Any) -> None:
+        if not isinstance(handle, Handle):
+            return
         context = self._engine.executor.context_length
         most = CONTEXTS * context
         if handle.length + handle.gathered <= most:
@@ -78,8 +70,8 @@ class Instance(ControlFlow, Starts):
         tokens = handle.length + len(self._machine.texts.ids_of(handle.pending))
         if tokens > most:
             raise TextTooLong(
-                row=self.row, rounds=rounds, tokens=tokens, excess=tokens - context,
-                context=context, span=operation.span,
+                row=self.row, rounds=rounds, tokens=tokens, times=CONTEXTS, context=context,
+                span=operation.span,
             )  # fmt: skip
 
     def _issue(self, line: Line, frame: Frame) -> Step:

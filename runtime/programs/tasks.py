@@ -2,7 +2,7 @@
 
 A task is a generator. It yields a `Request`, a `ToolCall` or a `Branches`, and is resumed with
 the finished request, the tool's value, or the list of what the branches returned; or `Together`,
-and is resumed when all of its requests are finished; or a `Pause`. A `Spawn` gives
+and is resumed when all of its requests are finished; or a `StepEnd`. A `Spawn` gives
 it a `Later` at once; a `Later` that it yields resumes it when the value is there. An instance has
 ended when its first task and all that it spawned have.
 """
@@ -31,7 +31,7 @@ class Branches:
     coroutines: list[Coroutine]
 
 
-class Pause:
+class StepEnd:
     """A task that could go on for long lets the step end, and goes on in the next one."""
 
 
@@ -219,7 +219,7 @@ class TaskLoop:
         if isinstance(wish, Later):
             wish.waiting.append(lambda: self._ready.append((task, wish.value, None)))
             return
-        if isinstance(wish, Pause):
+        if isinstance(wish, StepEnd):
             self._paused = True
             self._ready.append((task, None, None))
             return

@@ -76,11 +76,11 @@ class ContextOverflow(RunError):
 
 
 class TextTooLong(RunError):
-    """A loop's text that no model's context holds."""
+    """A loop's text of more characters than one may have."""
 
     template = (
         "row {row}: after {rounds} rounds of a loop its text has {characters:,} characters, more "
-        "than the {most:,} that any endpoint is sent"
+        "than the {most:,} that it may have"
     )
     hint = "let the loop end earlier, or add less text in it"
 

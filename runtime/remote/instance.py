@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from ...ir.core import Operation
@@ -10,14 +9,11 @@ from ...ir.evaluate import best_of, branches_of
 from ...ir.values import format_value
 from ..programs.control import ControlFlow, Step
 from ..programs.frame import Frame
-from ..programs.future_values import all_now, is_missing, now
+from ..programs.future_values import all_now, now
 from ..programs.tasks import Branches
 from .calls import EndpointCalls, Operands
 from .errors import TextTooLong
 from .prompt import Stream
-
-WAITED = 1 << 10
-"""Rounds of a loop after which its streams are waited for, to look how long they are."""
 
 MOST_CHARACTERS = 1 << 22
 """Characters that a loop's text may fill: about a million tokens. What an endpoint's model holds is
@@ -43,14 +39,9 @@ class RemoteInstance(ControlFlow, EndpointCalls):
         _, results = yield from self._region(region, values, self.trunk)
         return (yield from now(results[0])) if results else None
 
-    def _look_at(self, operation: Operation, number: int, carried: Iterable[Any]) -> Step:
-        for value in carried:
-            if number >= WAITED or not is_missing(value):
-                stream = yield from now(value)
-                if isinstance(stream, Stream):
-                    self._check_text(operation, number, stream)
-
-    def _check_text(self, operation: Operation, rounds: int, stream: Stream) -> None:
+    def _check_text(self, operation: Operation, rounds: int, stream: Any) -> None:
+        if not isinstance(stream, Stream):
+            return
         characters = sum(len(part.text) for part in stream.parts)
         if characters > MOST_CHARACTERS:
             raise TextTooLong(

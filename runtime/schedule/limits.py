@@ -18,11 +18,11 @@ class ContextTooLong(CapacityError):
 
 
 class TextTooLong(CapacityError):
-    """A loop's text that the model's context cannot hold."""
+    """A loop's text of many times what the model's context holds."""
 
     template = (
-        "row {row}: after {rounds} rounds of a loop its text has {tokens} tokens, {excess} more "
-        "than the model's context of {context}: nothing can be generated behind it"
+        "row {row}: after {rounds} rounds of a loop its text has {tokens} tokens, more than "
+        "{times} times the model's context of {context}: nothing can be generated behind it"
     )
     hint = "let the loop end earlier, or add less text in it"
 

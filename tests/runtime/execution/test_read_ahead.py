@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
+from weft.runtime.execution import read_ahead as module_of_read_ahead
 from weft.runtime.execution import weights
-from weft.runtime.execution.read_ahead import ReadAhead, read_ahead
+from weft.runtime.execution.read_ahead import ReadAhead, _Buffer, read_ahead
 from weft.runtime.execution.weight_files import (
     BrokenWeights,
     Checkpoint,
@@ -112,6 +113,31 @@ def test_a_file_that_is_cut_meanwhile_is_named(folder: Path) -> None:
         for name in ("e2", "e3"):
             ahead.read(name, (4, 6))
     ahead.close()
+
+
+def test_a_host_that_pins_little_memory_reads_ahead_less(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, left = _Buffer.of, [1]
+
+    def of(size: int, device: torch.device) -> _Buffer:
+        if not left:
+            raise RuntimeError("CUDA error: out of memory")
+        return usual(left.pop() * size, device)
+
+    monkeypatch.setattr(_Buffer, "of", of)
+    source, plain = Counted(folder), Checkpoint(folder)
+    ahead = ReadAhead(source, READS, CPU, **SMALL)
+    assert all(torch.equal(ahead.read(*read), plain.read(*read)) for read in READS)
+    ahead.close()
+
+    def none(*_: Any) -> ReadAhead:
+        return ReadAhead(source, READS, CPU, **SMALL)
+
+    monkeypatch.setattr(module_of_read_ahead, "ReadAhead", none)
+    source.device = "cuda"
+    with read_ahead(source, READS) as found:
+        assert found is source
 
 
 def test_what_follows_a_tensor_that_is_lost_is_what_was_asked_for(
