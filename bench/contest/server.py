@@ -42,7 +42,7 @@ class Server:
         self.tokenizer = tokenizer
         self.grammars = grammars
         self.words = TokenBytes(tokenizer)
-        self.heals = HealTable(tokenizer, engine.executor.vocab_size)
+        self.heals = HealTable(tokenizer, engine.executor.vocab_size, (" ",))
         self._arrivals = count()
 
     def ask(self, asked: Asked) -> Step:

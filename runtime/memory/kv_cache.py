@@ -189,6 +189,17 @@ class PagedKV:
         if np.count_nonzero(left) < len(pages):
             self._free += pages[left == 0].tolist()
 
+    def frees(self, pages: np.ndarray) -> bool:
+        """Whether some page is referred to but once, so that to release all makes one free; by
+        exact books: behind `free`."""
+        if len(pages) > FEW:
+            return bool((self._references[pages] == 1).any())
+        references = self._references_of
+        for page in pages.tolist():
+            if references[page] == 1:
+                return True
+        return False
+
     def check(self, sequences: Iterable[Sequence], others: Iterable[np.ndarray] = ()) -> None:
         """Recount everything from its holders; raises AssertionError where the books differ."""
         holders = np.zeros_like(self._holders)

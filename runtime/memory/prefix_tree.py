@@ -60,11 +60,22 @@ class Node:
         return self.start + len(self.tokens)
 
 
+End = tuple[Node, int, int | None]
+"""The last node on the way of some tokens, where it ends, and which token follows, if one does."""
+
+
 class HasPlace(Protocol):
     """Tokens that are looked up again and again, as a sequence or a prompt to come."""
 
     place: tuple[Any, int] | None
     """The node that they were found at last, and where it began."""
+
+
+class IsStated(HasPlace, Protocol):
+    """A prompt to come, whose tokens stay the same."""
+
+    end: End | None
+    """Where its way in the tree ended last."""
 
 
 class Upcoming(Protocol):
@@ -80,7 +91,7 @@ class Upcoming(Protocol):
         """A number that changes whenever the prompts do."""
         ...
 
-    def prompts(self) -> Iterable[tuple[int, np.ndarray, HasPlace | None]]:
+    def prompts(self) -> Iterable[tuple[int, np.ndarray, IsStated | None]]:
         """Yield when a prompt is sent (smaller is sooner), the ids with which it begins, and what
         remembers where in the tree they were found last."""
         ...
@@ -158,16 +169,18 @@ class PrefixTree:
         Leaves that free no page, because a sequence holds theirs, go only when all else went.
         """
         self._mark()
+        free = self._kv.free
         for frees_nothing_too in (False, True):
             stated: list[tuple[float, int, int, Node]] = []
             kept: list[tuple[float, int, int, Node]] = []
             goal = wanted if frees_nothing_too or self.upcoming is None else wanted + self.spare
-            while (self._kv.free < goal and self._heap) or (self._kv.free < wanted and stated):
+            while (free < goal and self._heap) or (free < wanted and stated):
                 if not self._heap:
                     node = heapq.heappop(stated)[-1]
                     if node.parent is not None and not node.children:
                         self.missed += node.next_use == OPEN_ROWS
-                        self._shorten(node, wanted - self._kv.free)
+                        self._shorten(node, wanted - free)
+                        free = self._kv.free
                         if node.parent is not None:
                             key = -node.next_use, -node.end, next(self._tie), node
                             heapq.heappush(stated, key)
@@ -178,13 +191,14 @@ class PrefixTree:
                     continue
                 if not node.marked:
                     self._mark(anew=True)
-                if not (frees_nothing_too or self._frees(node)):
+                if not (frees_nothing_too or self._kv.frees(node.pages)):
                     kept.append(entry)
                 elif node.next_use < inf:
                     heapq.heappush(stated, (-node.next_use, -node.end, next(self._tie), node))
                 else:
                     self._age = max(self._age, entry[0])
-                    self._shorten(node, goal - self._kv.free)
+                    self._shorten(node, goal - free)
+                    free = self._kv.free
                     if node.parent is not None:
                         heapq.heappush(self._heap, entry)
             for entry in kept:
@@ -200,25 +214,42 @@ class PrefixTree:
             return
         self._marked = version
         for node in chain((self._root,), self._nodes()):
-            node.next_use, node.marked, node.nexts = inf, True, set()
-        prompts = self.upcoming.prompts() if self.upcoming else ()
-        for when, tokens, of in chain(prompts, self.streams()):
-            self.expect(tokens, when, of)
+            node.next_use, node.marked = inf, True
+            if node.nexts:
+                node.nexts = set()
+        for when, tokens, prompt in self.upcoming.prompts() if self.upcoming else ():
+            end = None if prompt is None else prompt.end
+            if end is None or not self._still_ends(*end):
+                end = self._end_of(tokens, prompt)
+                if prompt is not None:
+                    prompt.end = end
+            self._expect_at(end, when)
+        for turn, tokens, of in self.streams():
+            self.expect(tokens, turn, of)
 
     def expect(self, tokens: np.ndarray, when: float, of: HasPlace | None = None) -> None:
         """Note that `tokens` will be read again; what is read sooner is kept longer.
 
         With `of` whose tokens they are, the way goes on from where it was found last.
         """
-        node, shared = self._deepest(tokens, of)
-        if shared < len(node.tokens):
-            node = self._split(node, shared)
-        if node.end < len(tokens):
-            node.nexts.add(int(tokens[node.end]))
+        self._expect_at(self._end_of(tokens, of), when)
+
+    def _expect_at(self, end: End, when: float) -> None:
+        node, _, following = end
+        if following is not None:
+            node.nexts.add(following)
         # What is read with a node is read no later: above one that is marked so all are.
         while node.parent is not None and node.next_use > when:
             node.next_use = when
             node = node.parent
+
+    def _end_of(self, tokens: np.ndarray, of: HasPlace | None) -> End:
+        """Return where the way of tokens ends, and have a node end there."""
+        node, shared = self._deepest(tokens, of)
+        if shared < len(node.tokens):
+            node = self._split(node, shared)
+        end = node.end
+        return node, end, tokens.item(end) if end < len(tokens) else None
 
     def clear(self) -> None:
         """Forget everything."""
@@ -261,6 +292,12 @@ class PrefixTree:
         if of is not None:
             of.place = None if last is self._root else (last, last.start)
         return last, shared
+
+    def _still_ends(self, node: Node, end: int, following: int | None) -> bool:
+        """Say whether a way still ends with a node: it is there, and has neither lost tokens nor
+        got the one that would follow. What was split lies before it."""
+        there = node.parent is not None or node is self._root
+        return there and node.end == end and following not in node.children
 
     def _above(self, node: Node, start: int, size: int) -> tuple[Node, int]:
         """Return the node before one that began at `start` when it was found, and where it ends:
@@ -328,9 +365,6 @@ class PrefixTree:
         self._kv.release(node.pages)
         if not parent.children:
             self._push(parent)
-
-    def _frees(self, node: Node) -> bool:
-        return bool((self._kv.references[node.pages] == 1).any())
 
     def _touch(self, node: Node) -> None:
         node.stamp = next(self._clock)

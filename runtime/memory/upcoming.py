@@ -24,6 +24,8 @@ class Prompt:
     ids: np.ndarray
     place: tuple[Any, int] | None = None
     """Where in the prefix tree they were found last."""
+    end: tuple[Any, int, int | None] | None = None
+    """The last node of the prefix tree on their way, where that ends, and which id follows."""
 
 
 class UpcomingRows:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from ...ir.core import Operation, Value, walk
@@ -30,6 +29,8 @@ class Handle:
     before: Handle | None = None
     settled: Handle | None = None
     above: int = 0
+    joined: Handle | None = None
+    """What `newest` found while nothing before it was settled."""
 
     def plus(self, pending: tuple[Text, ...]) -> Handle:
         """Return the handle with parts appended."""
@@ -46,10 +47,10 @@ class Handle:
         """Return what the handle has become: tokens of a sequence, then parts."""
         if self.settled is None and self.before is None:
             return self
-        handle, added = self, []
+        handle, added, moved = self, [], False
         while True:
             if handle.settled is not None:
-                handle = handle.settled
+                handle, moved = handle.settled, True
             elif handle.before is not None:
                 added.append(handle.pending)
                 handle = handle.before
@@ -57,19 +58,36 @@ class Handle:
                 break
         if not added:
             return handle
-        pending: list[Text] = []
-        texts: list[str] = []
-        for part in chain(handle.pending, *reversed(added)):
-            if isinstance(part, str):
-                texts.append(part)
+        if not moved and self.joined is not None and self.joined.settled is None:
+            return self.joined
+        pending = _joined((handle.pending, *reversed(added)))
+        found = Handle(handle.sequence, handle.length, pending)
+        self.joined = None if moved else found
+        return found
+
+
+def _joined(several: Iterable[tuple[Text, ...]]) -> tuple[Text, ...]:
+    """Return all parts, in none of which texts stand side by side, as one such tuple."""
+    parts: list[Text] = []
+    texts: list[str] = []
+    for more in several:
+        if not more:
+            continue
+        if isinstance(more[0], str):
+            texts.append(more[0])
+            more = more[1:]
+            if not more:
                 continue
-            if texts:
-                pending.append("".join(texts))
-                texts = []
-            pending.append(part)
         if texts:
-            pending.append("".join(texts))
-        return Handle(handle.sequence, handle.length, tuple(pending))
+            parts.append("".join(texts))
+            texts = []
+        parts += more
+        if isinstance(last := parts[-1], str):
+            parts.pop()
+            texts.append(last)
+    if texts:
+        parts.append("".join(texts))
+    return tuple(parts)
 
 
 @dataclass

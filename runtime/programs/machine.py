@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...ir.constraints.tables import ConstraintTables
 from ...ir.constraints.token_table import TokenTable
-from ...ir.core import Module, Operation, Symbol, thaw
+from ...ir.core import Module, Operation, Symbol, thaw, walk
 from ...ir.values import records_of
 from ...ir.vocabulary import Tokenizer
 from ..constraints.constraint import Constraints
@@ -46,7 +46,7 @@ class Machine:
         self.constraints = Constraints(tokenizer, vocab_size).add_module(
             plan, _tables(plan, tokenizer) if tables is None else tables
         )
-        self.heals = HealTable(tokenizer, vocab_size)
+        self.heals = HealTable(tokenizer, vocab_size, _healed(self.programs.values()))
         self._gens: dict[int, Gen] = {}
         self._calls: dict[int, tuple[str, int]] = {}
         self.code = row_code(self.programs, name, self.effects)
@@ -87,6 +87,16 @@ class Machine:
         if constraint is None:
             return self.heals.start(heal) if heal else None
         return self.constraints.start(constraint, heal, decode.attribute("forced") or "")
+
+
+def _healed(programs: Iterable[Operation]) -> set[str]:
+    """Return what free gens may have to begin with: a space, or what the plan says."""
+    found = {
+        operation.attribute("heal") or " "
+        for operation in walk(tuple(programs))
+        if operation.name == "plan.decode" and operation.attribute("constraint") is None
+    }
+    return found
 
 
 def _tables(plan: Module, tokenizer: Tokenizer) -> dict[str, TokenTable]:

@@ -89,7 +89,8 @@ class CallWalk:
 
     def _settle(self, operation: Operation, frame: Frame) -> Text:
         value = operation.operands[0]
-        settled = self._encoder.settle(frame.known.get(value))
+        settle = self._encoder.settle_plain if self._closes else self._encoder.settle
+        settled = settle(frame.known.get(value))
         frame.known.bind((value,), (settled,))
         return settled
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from ....ir.core import Operation, Value
@@ -112,6 +113,20 @@ class Encoder:
             sources.append(Source(len(elements), "", text.spans[at]))
         return Text(tuple(elements), tuple(sources))
 
+    def settle_plain(self, text: Text) -> Text:
+        """Return the same with one source for all: where its elements come from is not wanted."""
+        if not text.pending:
+            return text
+        elements: list[Element] = [*text.elements]
+        for special, parts in groupby(text.pending, _is_token):
+            if special:
+                elements += parts  # type: ignore[arg-type]
+                continue
+            for run, _ in _runs(tuple(parts)):
+                known = len(run) == 1 and isinstance(run[0], str)
+                elements += self.encode(run[0]) if known else self._open(run)
+        return Text(tuple(elements), (Source(len(elements), "", None),))
+
     def _open(self, run: tuple[str | Unknown, ...]) -> list[Element]:
         """Encode a run with unknown parts: its certain beginning, and the rest as one unknown."""
         first = run[0] if isinstance(run[0], str) else ""
@@ -119,6 +134,10 @@ class Encoder:
         rest = (first[cut:], *(run[1:] if first else run))
         known = self.encode(first[:cut]) if cut else []
         return [*known, Unknown(("text", run), "".join(map(str, rest)))]
+
+
+def _is_token(part: Part | Unknown) -> bool:
+    return isinstance(part, int)
 
 
 def _runs(parts: Sequence[Part | Unknown]) -> list[tuple[Any, int]]:
@@ -151,6 +170,9 @@ class Known:
 
     def bind(self, values: Sequence[Value], results: Sequence[Any]) -> None:
         """Let values stand for results."""
+        if len(values) == len(results) == 1:
+            self.values[values[0].name] = results[0]
+            return
         for value, result in zip(values, results, strict=True):
             self.values[value.name] = result
 

@@ -22,9 +22,16 @@ from .values import Known, Text, Unknown, is_known
 
 MOST_ROUNDS = 4096
 
-_TERMINATORS = {"plan.yield", "plan.condition", "plan.return", "plan.leave"}
+_TERMINATORS = {f"plan.{kind}": kind for kind in ("yield", "condition", "return", "leave")}
 _EXITS = {"plan.return", "plan.leave"}
 _VALUES = VALUE_NAMES - {"program.call"}
+_METHODS = {"program.call": "_call"} | {
+    f"plan.{kind}": f"_{kind}"
+    for kind in (
+        "tokens", "tokenize", "extend", "decode", "select", "score", "fork", "join", "inline",
+        "for", "while", "if", "free",
+    )
+}  # fmt: skip
 
 Outcome = tuple[str, tuple[Any, ...]]
 
@@ -78,12 +85,12 @@ class PlanWalk(CallWalk):
         frame.known.bind(region.arguments, values)
         for operation in region.operations:
             if operation.name in _TERMINATORS:
-                kind = operation.name.partition(".")[2]
-                return kind, tuple(frame.known.get(value) for value in operation.operands)
+                kind = _TERMINATORS[operation.name]
+                return kind, tuple([frame.known.get(value) for value in operation.operands])
             if operation.name in _VALUES:
                 self._value(operation, frame)
                 continue
-            outcome = getattr(self, "_" + operation.name.partition(".")[2])(operation, frame)
+            outcome = getattr(self, _METHODS[operation.name])(operation, frame)
             if outcome is not None:
                 return outcome
         return "yield", ()

@@ -259,7 +259,7 @@ def test_what_an_open_stream_reads_again_is_kept_longer_than_what_nothing_reads(
         executable = toy.compile(ASIDE, num_pages=240, page_size=4, max_batch=8)
         if not stated:
             tree = executable.engine.tree
-            tree.streams, tree.expect = (lambda: ()), lambda *of: None
+            tree.streams, tree._expect_at = (lambda: ()), lambda *of: None
         values.append(executable.run_rows(rows).values)
         counts.append(executable.engine.computed_tokens)
         toy.assert_clean(executable)
@@ -301,6 +301,30 @@ def test_marks_that_are_kept_are_those_that_looking_again_gives(prompts, pages, 
                 {text[:end] for text in map(whole, tree._nodes()) for end in range(len(text) + 1)}
             )
     assert kept[: len(order)] == kept[len(order) :]
+
+
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
+@given(PROMPTS, st.lists(st.integers(0, 9), min_size=2, max_size=14))
+def test_where_a_prompt_ended_last_is_where_it_ends_as_long_as_that_stands(prompts, order):
+    """Whatever has been inserted behind it, split, cut short or forgotten since."""
+    kv = PagedKV(40, 1, 64, lambda source, target: None)
+    tree, ways = PrefixTree(kv), [Ahead(prompts[::2], remembers) for remembers in (True, False)]
+    for number in order:
+        if number < len(prompts):
+            sequence = kv.create((0,))
+            sequence.append(prompts[number])
+            assert kv.reserve(sequence, sequence.length)
+            sequence.resident = sequence.length
+            tree.insert(sequence.tokens[: sequence.length], sequence.pages)
+            kv.drop(sequence)
+        elif leaves := [node for node in tree._nodes() if not node.children]:
+            tree._shorten(min(leaves, key=whole), number - 6)
+        marks = []
+        for tree.upcoming in ways:
+            tree._mark(anew=True)
+            marks.append([(whole(node), node.next_use, node.nexts) for node in tree._nodes()])
+            marks[-1].append((tree._root.nexts,))
+        assert marks[0] == marks[1]
 
 
 def test_only_what_an_open_row_will_read_counts_as_missed():
