@@ -12,6 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Value
+from ...ir.types import dtype_of
 from . import lanes as tvm_lanes
 from .loops import corner_masks, elementwise, lanes_for, versioned
 from .products import Product, wide_block
@@ -33,7 +34,12 @@ def product_of(emitter: Emitter, operation: Operation, acc: Held | None = None) 
         b = Held(b.dtype, (b.shape[1], k), lambda at, access: inner.at([at[1], at[0]], access))
     acc = acc or emitter.of(operation.operands[2])
     ahead = _ahead(emitter, operation, b, m)
-    return Product(a, b, acc, m, b.shape[0], k, runs_along_k(emitter, operation), ahead)
+    producer = emitter.analysis.producer.get(operation.operands[1].name)
+    loaded = producer is not None and producer.name == "tile.load" and b.buffer is None
+    lies = loaded and dtype_of(producer.operands[0].type) == "f32"  # type: ignore[union-attr]
+    along = runs_along_k(emitter, operation)
+    left = operation.operands[0].name, emitter.analysis.region_of[operation.result.name]
+    return Product(a, b, acc, m, b.shape[0], k, along, ahead, lies, left)
 
 
 def _ahead(
@@ -90,12 +96,14 @@ def _masked(emitter: Emitter, parts: Product, body: Callable[[Product], None]) -
             for side, held in sides.items()
             if masks(held) != ""
         }
-        body(replace(parts, ahead=None, **fixed))
+        lies = parts.lies and "b" not in fixed
+        body(replace(parts, ahead=None, lies=lies, left=None, **fixed))
 
     sides = {"a": parts.a, "b": parts.b, "acc": parts.acc}
     conditions = [masks(held) for held in sides.values()]
     whole = None if None in conditions else " and ".join(text for text in conditions if text)
-    versioned(emitter.out, whole, lambda: body(parts), copied)
+    always = parts if whole == "" else replace(parts, left=None)
+    versioned(emitter.out, whole, lambda: body(always), copied)
 
 
 def _scratch(emitter: Emitter, held: Held, turned: bool) -> Held:

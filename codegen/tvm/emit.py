@@ -71,6 +71,7 @@ class Emitter:
         self.looking: dict[str, Held] | None = None
         self.targets: dict[str, str] = {}
         self.lanes: dict[str, lanes.Lanes] = {}
+        self.turned: dict[tuple[str, int], str] = {}
         self.arguments = kernel.regions[0].arguments
         taken = {identifier(value.name) for value in self.arguments} | _RESERVED
         self.out = Writer(schedule.vector, schedule.unroll, taken)

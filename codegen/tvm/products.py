@@ -17,6 +17,8 @@ class Product:
     """The parts of one product: a [M, K], b by (n, k), acc [M, N], the extents, b's direction.
 
     `ahead(n, k)` is the text of the element of b in the loop's next round, to be prefetched.
+    `lies`: b is f32 in memory, and needs no more than a load. `left` names a, and the product's
+    region.
     """
 
     a: Held
@@ -27,6 +29,8 @@ class Product:
     k: int
     along_k: bool
     ahead: Callable[[str, str], str] | None = None
+    lies: bool = False
+    left: tuple[str, int] | None = None
 
     def a_at(self, m: str, k: str, lane: str) -> str:
         """Return an element of a as f32."""

@@ -1,8 +1,9 @@
 """Products of many rows: lanes are rows of a, and elements of b are broadcast.
 
-Both sides run along K. Each tile of a is turned round once; some rows of b at a time are copied,
-as f32, to where they lie close together (rows a power of two apart would share a few cache sets),
-while the rows after them are asked for. Accumulators are results, so no lanes are left to sum.
+Both sides run along K. Each tile of a is turned round once. Rows of b are read some at a time,
+while those after them are asked for: where they lie, if they are f32 and an instruction broadcasts
+as it multiplies (AVX-512); else from a copy as f32, where they lie close together (rows a power of
+two apart would share a few cache sets). Accumulators are results, so no lanes are left to sum.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from .values import Access, grouped, scaled
 if TYPE_CHECKING:
     from .emit import Emitter
 
+Weight = Callable[[int, str], str]
+"""Writes an element of b: of a row of its block, at a place of its chunk."""
+
 UNROLL = 4
+
+IN_PLACE = 16
+"""Rows of b that are read at a time where they lie: more would have too few cache sets."""
 
 CHUNK = 256
 """Elements along K that are copied at a time: with their rows they stay in the first cache."""
@@ -38,19 +45,23 @@ def columns_of(n: int, most: int) -> int:
 
 def accumulate(emitter: Emitter, parts: Product, memory: str) -> None:
     """Add a product to `memory`, an array [n, m]."""
-    out, lanes = emitter.out, emitter.out.vector
+    out, lanes, turned = emitter.out, emitter.out.vector, _turned(emitter, parts)
+    columns = columns_of(parts.n, IN_PLACE)
+    if parts.lies and emitter.accumulators >= IN_PLACE <= 2 * columns:
+        with out.loop(parts.n // columns, "nb") as nb, out.loop(parts.m // lanes, "mb") as mb:
+            place = Place(nb, columns, "0", parts.k, 1)
+
+            def lying(column: int, k: str) -> str:
+                return parts.b_at(scaled(nb, columns, str(column)), k, "")
+
+            _block(out, parts, (turned, memory), place, mb, lying, lanes)
+        return
     columns = columns_of(parts.n, emitter.accumulators)
-    turned = out.allocate("turned", (parts.k, parts.m), "f32")
     packed = out.allocate("packed", (columns, CHUNK + lanes), "f32")
-    with out.loop(parts.m // lanes, "mb") as mb, out.loop(parts.k // lanes, "kb") as kb:
-        turn(
-            out,
-            lanes,
-            lambda row, lane: parts.a_at(
-                scaled(mb, lanes, str(row)), scaled(kb, lanes, lane), lane
-            ),
-            lambda row, lane: f"{turned}[{scaled(kb, lanes, str(row))}, {scaled(mb, lanes, lane)}]",
-        )  # fmt: skip
+
+    def copied(column: int, k: str) -> str:
+        return f"{packed}[{column}, {k}]"
+
     chunk = max(c for c in range(lanes, CHUNK + 1, lanes) if parts.k % c == 0)
     with out.loop(parts.n // columns, "nb") as nb, out.loop(parts.k // chunk, "cb") as cb:
         place = Place(nb, columns, cb, chunk, parts.k // chunk)
@@ -60,7 +71,27 @@ def accumulate(emitter: Emitter, parts: Product, memory: str) -> None:
                 value = parts.b_at(scaled(nb, columns, n), scaled(cb, chunk, k), lane)
                 out.line(f"{packed}[{n}, {k}] = {value}")
         with out.loop(parts.m // lanes, "mb") as mb:
-            _block(out, parts, (turned, packed, memory), place, mb)
+            _block(out, parts, (turned, memory), place, mb, copied)
+
+
+def _turned(emitter: Emitter, parts: Product) -> str:
+    """Return a buffer [k, m] of a; products of one region have one of the same a."""
+    out, lanes = emitter.out, emitter.out.vector
+    if parts.left in emitter.turned:
+        return emitter.turned[parts.left]
+    turned = out.allocate("turned", (parts.k, parts.m), "f32")
+    with out.loop(parts.m // lanes, "mb") as mb, out.loop(parts.k // lanes, "kb") as kb:
+        turn(
+            out,
+            lanes,
+            lambda row, lane: parts.a_at(
+                scaled(mb, lanes, str(row)), scaled(kb, lanes, lane), lane
+            ),
+            lambda row, lane: f"{turned}[{scaled(kb, lanes, str(row))}, {scaled(mb, lanes, lane)}]",
+        )  # fmt: skip
+    if parts.left is not None:
+        emitter.turned[parts.left] = turned
+    return turned
 
 
 @dataclass(frozen=True)
@@ -74,9 +105,13 @@ class Place:
     chunks: int
 
 
-def _block(out: Writer, parts: Product, names: tuple[str, str, str], place: Place, mb: str) -> None:
-    """Add the products of one packed block with one vector of rows."""
-    turned, packed, memory = names
+def _block(
+    out: Writer, parts: Product, names: tuple[str, str], place: Place, mb: str,
+    weight: Weight, unroll: int = UNROLL,
+) -> None:  # fmt: skip
+    """Add the products of a block of rows of b with one vector of rows; `weight` is the text of a
+    row's element of the chunk."""
+    turned, memory = names
     lanes = out.vector
     sums = [out.allocate("sums", (lanes,), "f32") for _ in range(place.columns)]
 
@@ -90,24 +125,26 @@ def _block(out: Writer, parts: Product, names: tuple[str, str, str], place: Plac
     with out.loop(place.chunk // lanes, "kb") as kb:
         if parts.ahead is not None:
             _prefetch(out, parts, place, scaled(kb, lanes))
-        with out.loop(lanes // UNROLL, "ko") as ko, out.loop(UNROLL, "ki", "unroll") as ki:
-            k = scaled(grouped(scaled(kb, lanes // UNROLL, ko)), UNROLL, ki)
+        with out.loop(lanes // unroll, "ko") as ko, out.loop(unroll, "ki", "unroll") as ki:
+            k = scaled(grouped(scaled(kb, lanes // unroll, ko)), unroll, ki)
             with out.loop(lanes, "l", "vectorized") as lane:
                 x = f"{turned}[{scaled(place.cb, place.chunk, k)}, {scaled(mb, lanes, lane)}]"
                 for column, name in enumerate(sums):
-                    w = f"{packed}[{column}, {k}]"
-                    out.line(f"{name}[{lane}] = {name}[{lane}] + {x} * {w}")
+                    out.line(f"{name}[{lane}] = {name}[{lane}] + {x} * {weight(column, k)}")
     each(lambda name, lane, at: f"{at} = {name}[{lane}]")
 
 
 def _prefetch(out: Writer, parts: Product, place: Place, k: str) -> None:
     """Ask for the next chunk of these rows, or after the last for the first of the next rows."""
-    row, depth = out.fresh("row"), out.fresh("depth")
-    last = f"{grouped(place.cb)} == {place.chunks - 1}"
-    out.line(
-        f"{row}: T.int32 = {scaled(place.nb, place.columns)} + T.Select({last}, {place.columns}, 0)"
-    )
-    out.line(f"{depth}: T.int32 = T.Select({last}, 0, ({place.cb} + 1) * {place.chunk}) + {k}")
+    first, columns, depth = scaled(place.nb, place.columns), str(place.columns), k
+    if place.chunks > 1:
+        last = f"{grouped(place.cb)} == {place.chunks - 1}"
+        columns, row = f"T.Select({last}, {columns}, 0)", out.fresh("row")
+        out.line(f"{row}: T.int32 = {first} + {columns}")
+        depth = out.fresh("depth")
+        out.line(f"{depth}: T.int32 = T.Select({last}, 0, ({place.cb} + 1) * {place.chunk}) + {k}")
+    else:
+        row = f"{first} + {columns}"
     for column in range(place.columns):
         text = parts.b.at([f"({row} + {column})", depth], Access())
         out.line(f"T.evaluate(m_prefetch({text}))")

@@ -122,6 +122,19 @@ def test_sums_stay_in_the_registers_that_a_cpu_has(
     close(arrays(values)[3], wanted)
 
 
+@pytest.mark.parametrize("weight", ["f32", "bf16"])
+def test_what_products_of_many_rows_copy(weight: str) -> None:
+    """Both halves turn x round once; f32 weights are read where they lie if that costs nothing."""
+    shape = Matmul(32, 64, weight, rows=16, silu=True, block_n=32, block_k=64)
+    for registers in (8, 32):
+        text = emit_tvm(matmul(shape), Schedule(), registers)
+        assert len(re.findall(r"turned\w* = T.alloc_buffer", text)) == 1
+        copies = len(re.findall(r"packed\w* = T.alloc_buffer", text))
+        assert copies == (0 if weight == "f32" and registers == 32 else 2)
+    arguments, wanted = make(shape, 19)
+    close(run(matmul(shape), arguments)[3], wanted)
+
+
 @pytest.mark.parametrize("transposed", [True, False])
 def test_what_a_mask_leaves_out_of_the_sum_that_a_product_begins_with(transposed: bool) -> None:
     b = KernelBuilder("begun")
