@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from .request import Request
 
+Key = tuple[float, ...]
+"""Where a request stands in the waiting queue; smaller goes first."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -14,7 +17,9 @@ class Policy:
     With enough pages the longest path goes first (Hu, Operations Research 9, 1961: highest level
     first), so that no join waits for a branch that began late, and all rows end together instead of
     the last ones in a half-empty batch. Each step of waiting counts as `aging` tokens of path: so
-    no request starves, and where paths are equally long, as in a loop, rows take turns.
+    no request starves, and where paths are equally long, as in a loop, rows take turns. It is a
+    part of a token, as whoever waits loses nothing while steps are full: where short gens that have
+    waited go before a long one that comes late, that one runs alone at the end.
 
     A prompt that is only filled, for branches to go on from, yields no token yet: its path does not
     count, only its age. The first rows' branches run while other rows' prompts are to come.
@@ -35,19 +40,19 @@ class Policy:
     """
 
     least_gain: int = 1
-    aging: int = 1
+    aging: float = 0.25
     turn: int = 4
     scarce: float = 0.7
     nearly: float = 1.2
 
-    def key(self, request: Request, pressed: bool = False) -> tuple[int, ...]:
-        """Return the sort key in the waiting queue; smaller goes first."""
+    def key(self, request: Request, pressed: bool = False) -> Key:
+        """Return where a request stands in the waiting queue."""
         if pressed:
             return request.order
         path = self.urgency(request, request.produced)
         return (path if request.needs_logits else self.aging * request.arrived, *request.order)
 
-    def urgency(self, request: Request, produced: int) -> int:
+    def urgency(self, request: Request, produced: int) -> float:
         """Return where a model call with so many new tokens stands among others; smaller goes
         first."""
         return self.aging * request.arrived - max(0, request.critical - produced)

@@ -15,11 +15,11 @@ from itertools import count
 from ..execution.step import ModelExecutor, most_logits
 from ..memory.kv_cache import PagedKV
 from ..memory.prefix_tree import PrefixTree
-from ..memory.sequence import Order, Sequence
+from ..memory.sequence import Sequence
 from ..memory.streams import Streams
 from .batch import Batch, Chunk
 from .limits import KVTooSmall
-from .policy import Policy
+from .policy import Key, Policy
 from .pressure import Pressure
 from .request import Request
 from .row_costs import HitCounter, PromptLog
@@ -44,7 +44,7 @@ class Scheduler:
         self._kv = kv
         self._tree = tree
         self._policy = policy
-        self._waiting: list[tuple[Order, int, Request]] = []
+        self._waiting: list[tuple[Key, int, Request]] = []
         self._clock = 0
         self._pressed = False
         self._pressure = Pressure(batch, kv, tree, policy)

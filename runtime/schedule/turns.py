@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..execution.step import ModelExecutor
 from ..memory.kv_cache import PagedKV
-from ..memory.sequence import Order
 from .batch import Batch
-from .policy import Policy
+from .policy import Key, Policy
 from .pressure import Pressure
 from .request import Request
 
@@ -47,7 +46,7 @@ class Turns:
         """How often a row has stood back."""
 
     def take(
-        self, clock: int, queue: Sequence[tuple[Order, int, Request]], others: Iterable[Request]
+        self, clock: int, queue: Sequence[tuple[Key, int, Request]], others: Iterable[Request]
     ) -> None:
         """Let rows stand back in step `clock` for gens of the queue, if memory has room for all.
 
@@ -82,7 +81,7 @@ class Turns:
             found.append(self._batch.requests[row])
         return found
 
-    def _urgency(self, row: int) -> int:
+    def _urgency(self, row: int) -> float:
         return self._policy.urgency(self._batch.requests[row], int(self._batch.produced[row]))
 
     def _gives_way(self, row: int, other: Request) -> bool:

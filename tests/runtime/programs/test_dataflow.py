@@ -229,7 +229,7 @@ def test_the_longest_path_goes_first_and_age_catches_up():
     key = Policy().key
     assert key(request(1, 9, 40)) < key(request(1, 2, 7)) < key(request(1, 3, 7))
     assert key(request(2, 0, 900)) < key(request(1, 5, 3))
-    assert key(request(9, 5, 3, arrived=1)) < key(request(1, 0, 900, arrived=900))
+    assert key(request(9, 5, 3, arrived=1)) < key(request(1, 0, 900, arrived=3600))
     # Equally long ways: by turns. With scarce pages the oldest row first, however short its way.
     assert key(request(9, 0, 7, arrived=1)) < key(request(1, 0, 7, arrived=2))
     assert key(request(1, 5, 3, arrived=9), pressed=True) < key(request(2, 0, 900), pressed=True)
@@ -240,7 +240,7 @@ def test_what_yields_tokens_goes_before_what_only_fills_but_not_for_ever():
     gen = Request(Sequence(8, 4, (2, 0)), sampling=Sampling(1), critical=3, arrived=0)
     key = Policy().key
     assert key(gen) < key(fill)
-    gen.arrived = 4
+    gen.arrived = 16
     assert key(fill) < key(gen)
 
 

@@ -220,8 +220,9 @@ def test_nobody_starves_however_long_the_ways_of_younger_rows(criticals, pages, 
         machine.check()
     done += drain(machine)
     assert len(done) == len(criticals) + 2
-    # Whoever goes first though it started n rows later has a path that is longer by n and more.
-    longer = [number + 1 for number, critical in enumerate(criticals) if critical > number + 1]
+    # Whoever goes first though it started n steps later has a path that is longer by their weight.
+    aged = [(row, row * Policy().aging) for row in range(1, len(criticals) + 1)]
+    longer = [row for (row, age), critical in zip(aged, criticals, strict=True) if critical > age]
     before = [request.row for request in done[: done.index(waiting)] if request.row]
     slack = 2 * batch
     assert len([row for row in before if row not in longer]) <= slack

@@ -102,6 +102,21 @@ def test_where_memory_has_no_room_for_all_rows_run_on():
     assert not scarce._scheduler.turns.taken
 
 
+def test_a_long_gen_that_comes_late_goes_before_short_ones_that_have_waited():
+    """Behind them it would run alone at the end: 40 full steps, and then 12 of one row."""
+    machine = engine(max_batch=2)
+    counts = [2] * 40
+    requests = [submit(machine, number, 2, 2) for number in range(40)]
+    for _ in range(25):
+        machine.step()
+    counts.append(12)
+    requests.append(submit(machine, 40, 12, 12))
+    drain(machine)
+    assert machine.steps <= (2 * 40 + 12) // 2 + 2
+    for number, (request, count) in enumerate(zip(requests, counts, strict=True)):
+        assert request.sequence.ids() == expected(number, count)
+
+
 @settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), min_size=1, max_size=12),
