@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ...cost_model.prices import Prices
-from ...ir.core import Module, Operation, Region, Value, walk
+from ...ir.core import Module, Operation, Value, walk
 from ..manager import Context, PlanPass
 
 CALLS = ("plan.decode", "plan.select", "plan.score", "plan.fork", "program.call")
 """What asks the model; these are annotated, and run side by side where nothing orders them."""
 
-_WAITING = frozenset({"plan.if", "plan.for"})
+WAITING = frozenset({"plan.if", "plan.for"})
 """Operations that wait for their first operand, and all that stands behind them with them."""
 
 _VALUE_TOKENS = 16
@@ -122,6 +122,8 @@ class _Walk:
         self.longest = 0.0
         self._behind = 0.0
         """The longest path that begins behind the block: a condition in it is waited for before."""
+        self._left: Callable[[int], float] = lambda position: 0.0
+        """The time from what the innermost inlined program is left with, early or at its end."""
 
     def start(self, value: Value) -> float:
         """Return the time from a value to the end."""
@@ -139,8 +141,9 @@ class _Walk:
     def _operation(self, operation: Operation, ends: Callable[[int], float]) -> Operation:
         kind = operation.name.partition(".")[2]
         if kind in {"yield", "leave", "condition", "return"}:
+            given = self._left if kind == "leave" else ends
             for position, value in enumerate(operation.operands):
-                self._need(value, ends(position) if kind != "return" else 0.0)
+                self._need(value, given(position) if kind != "return" else 0.0)
             if kind == "condition":
                 self._need(operation.operands[0], max(self._behind, self.longest))
             return operation
@@ -153,7 +156,7 @@ class _Walk:
         self.longest = max(self.longest, path)
         for value in operation.operands:
             self._need(value, path)
-        if operation.name in _WAITING:
+        if operation.name in WAITING:
             self._need(operation.operands[0], max(self._behind, self.longest))
         if self._annotate and operation.name in CALLS:
             return operation.with_attributes(critical=round(path))
@@ -174,15 +177,17 @@ class _Walk:
             return found + repeated
 
         regions, longest = [], 0.0
-        before, behind, self.longest = self.longest, self._behind, 0.0
+        before, behind, left, self.longest = self.longest, self._behind, self._left, 0.0
         self._behind = 0.0 if operation.name == "plan.fork" else max(behind, before) + repeated
+        if operation.name == "plan.inline":
+            self._left = ends
         for region in reversed(operation.regions):
             if operation.name != "plan.while":  # its condition stands before its body
                 self.longest = 0.0
             body = self.block(region.operations, ends)
             regions.append(replace(region, operations=body))
             longest = max([longest, self.longest, *map(self.start, region.arguments)])
-        self.longest, self._behind = max(before, longest), behind
+        self.longest, self._behind, self._left = max(before, longest), behind, left
         return replace(operation, regions=tuple(reversed(regions))), longest
 
     def _rounds(self, operation: Operation) -> int:
@@ -232,7 +237,7 @@ def say_what_is_independent(function: Operation, context: Context) -> None:
             groups.setdefault(wave, []).append(operation)
         for group in groups.values():
             if len(group) > 1:
-                named = ", ".join(map(_named, group))
+                named = ", ".join(map(call_name, group))
                 context.did(f"{named} do not need each other: they run side by side", group[0].span)
 
 
@@ -254,132 +259,8 @@ def say_what_is_duplicate(function: Operation, context: Context) -> None:
             context.did(f"fork {operation['name']}: all branches {what}", operation.span)
 
 
-def _named(operation: Operation) -> str:
+def call_name(operation: Operation) -> str:
+    """Return what a message calls an operation."""
     kind = operation.name.partition(".")[2].replace("decode", "gen")
     name = operation.attribute("name")
     return kind if name is None else f"{kind} {getattr(name, 'name', name)}"
-
-
-def check_critical(module: Module) -> list[str]:
-    """Return what is wrong with the annotations of a plan, for the validation of `batching`.
-
-    In every block an operation's `critical` is at least that of each one that needs its results, or
-    that stands behind a condition that does, plus, for a gen, its token budget; a program's is that
-    of its longest path at least; and no operation of a wave needs another of the same wave.
-    """
-    problems: list[str] = []
-    for function in module.operations:
-        if function.name != "plan.func":
-            continue
-        inside = list(walk(function.regions[0].operations))
-        asking = [op for op in inside if op.name in CALLS]
-        lacks = [op for op in (function, *asking) if op.attribute("critical") is None]
-        problems += [f"{_named(operation)} has no critical path" for operation in lacks]
-        if not lacks:
-            longest = max((op["critical"] for op in asking), default=0)
-            if function["critical"] < longest:
-                problems.append(f"{_named(function)} is shorter than a path in it, of {longest}")
-            for operation in (function, *inside):
-                for region in operation.regions:
-                    problems += _check_block(region)
-            problems += _check_across(function.regions[0], {})
-    return problems
-
-
-Waited = dict[str, dict[int, Operation]]
-"""Of each value, the calls that are done before it is there."""
-
-
-def _check_across(region: Region, waited: Waited) -> list[str]:
-    """Check each call of a region against calls of other blocks that are done before it begins:
-    inside an if, a loop or a branch above it, or above one that it stands in."""
-    problems: list[str] = []
-    own = {id(operation) for operation in region.operations}
-    for operation in region.operations:
-        if operation.name in CALLS:
-            done = {key: one for value in operation.operands for key, one in
-                    waited.get(value.name, {}).items()}  # fmt: skip
-            for key, one in done.items():
-                problems += [] if key in own else _closer(one, operation)
-        for inner in operation.regions:
-            problems += _check_across(inner, waited)
-        this = {id(operation): operation} if operation.name in CALLS else {}
-        for position, value in enumerate(operation.results):
-            found = waited[value.name] = dict(this)
-            for name in _waits_for(operation, position):
-                found |= waited.get(name, {})
-    return problems
-
-
-def _check_block(region: Region) -> list[str]:
-    problems: list[str] = []
-    sources: dict[str, set[int]] = {}
-    waited: dict[str, set[int]] = {}
-    before: set[int] = set()
-    calls = list(waves(region.operations))
-    number_of = {id(operation): number for number, (operation, _) in enumerate(calls)}
-    for operation in region.operations:
-        above = set().union(*(sources.get(name, set()) for name in needs(operation)))
-        first = set().union(*(waited.get(value.name, set()) for value in operation.operands))
-        number = number_of.get(id(operation))
-        own = set() if number is None else {number}
-        if number is not None:
-            for earlier in above:
-                problems += _compare(calls[earlier], calls[number], earlier in first | before)
-            for earlier in before - above:
-                problems += _closer(calls[earlier][0], operation)
-        if operation.name in _WAITING:
-            before |= waited.get(operation.operands[0].name, set())
-        for position, value in enumerate(operation.results):
-            needed = (waited.get(name, set()) for name in _waits_for(operation, position))
-            sources[value.name] = above | own
-            waited[value.name] = own.union(*needed)
-    return problems
-
-
-def _waits_for(operation: Operation, position: int | None = None) -> set[str]:
-    """Return the names that an operation's result waits for, or all of its results: of regions,
-    what their ends need for it."""
-    names = {value.name for value in operation.operands}
-    for region in operation.regions:
-        end = region.operations[-1]
-        given = end.operands
-        if position is not None and end.name in {"plan.yield", "plan.leave"}:
-            given = given[position : position + 1] if operation.name != "plan.fork" else given
-        inner = {value.name for value in given}
-        for each in reversed(region.operations[:-1]):
-            if _may_exit(each):
-                inner |= _waits_for(each)
-            for at, value in enumerate(each.results):
-                if value.name in inner:
-                    inner |= _waits_for(each, at)
-        names |= inner
-    return names
-
-
-def _may_exit(operation: Operation) -> bool:
-    return any(inner.name in {"plan.return", "plan.leave"} for inner in walk((operation,)))
-
-
-def _compare(first: tuple[Operation, int], second: tuple[Operation, int], whole: bool) -> list[str]:
-    """Check two operations of which the second needs the first; `whole`: before it begins.
-
-    What only a branch of it uses may be there later: then it may be closer to the end.
-    """
-    (one, wave), (other, later) = first, second
-    problems = []
-    if wave >= later:
-        problems.append(f"{_named(other)} needs {_named(one)}, but is in wave {later} of {wave}")
-    return problems + (_closer(one, other) if whole else [])
-
-
-def _closer(one: Operation, other: Operation) -> list[str]:
-    """Check that an operation that is done before another begins is farther from the end."""
-    budget = one["max_tokens"] if one.name == "plan.decode" else 0
-    # Rounded to whole tokens, each by half a token at most.
-    if one["critical"] + 1 >= other["critical"] + budget:
-        return []
-    return [
-        f"{_named(one)} ({one['critical']}) is before {_named(other)} ({other['critical']}), "
-        "but closer to the end"
-    ]

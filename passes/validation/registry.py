@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ...ir.core import Module
 from ...ir.diagnostics import PassError
 from ..manager import Context
+from .critical import check_critical
 from .kv import freed_once
 from .kv_reads import lifetimes_hold
 from .lowering import same_text
@@ -27,8 +28,6 @@ class ChangedMeaning(PassError):
 
 
 def _critical(before: Module, after: Module, context: Context) -> Iterator[str]:
-    from ..program.batching import check_critical
-
     yield from only_annotated(before, after, "critical")
     yield from check_critical(after)
 

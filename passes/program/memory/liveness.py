@@ -16,6 +16,8 @@ BORROWS = {"plan.fork", "plan.score"}
 EXITS = {"plan.return", "plan.leave"}
 """What ends more than its own region."""
 
+LOOPS = frozenset({"plan.for", "plan.while"})
+
 
 @dataclass(frozen=True)
 class FreeKV(PlanPass):
@@ -60,10 +62,11 @@ def _moved(operation: Operation) -> Iterator[str]:
 
 
 def _going_on(operation: Operation) -> Iterator[Operation]:
-    """Yield an operation and those inside it, without the one region of an if that exits."""
+    """Yield an operation and those inside it, without the one region of an if that exits, and
+    without a loop's that does: what stands behind the loop runs where it had no round."""
     yield operation
     exits = [_exits(region) for region in operation.regions]
-    split = operation.name == "plan.if" and sum(exits) == 1
+    split = (operation.name == "plan.if" and sum(exits) == 1) or operation.name in LOOPS
     for region, leaves in zip(operation.regions, exits, strict=True):
         if not (split and leaves):
             for inner in region.operations:

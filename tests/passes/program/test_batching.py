@@ -13,8 +13,9 @@ from weft.frontend.text.parser import parse_text
 from weft.ir.core import Module, walk
 from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
-from weft.passes.program.batching import Batching, check_critical, waves
+from weft.passes.program.batching import Batching, waves
 from weft.passes.rewrite import rewrite
+from weft.passes.validation.critical import check_critical
 from weft.tests.passes.validation.validation_cases import changed, each, once
 
 TEXT = """
@@ -299,3 +300,60 @@ def test_a_branch_is_not_closer_to_the_end_than_what_needs_it(context):
         lambda op: [op.with_attributes(critical=30)] if op.attribute("name") == "first" else None,
     )
     assert "gen first (30) is before gen last (60)" in "".join(check_critical(early))
+
+
+@pytest.mark.parametrize("early", ["return l[0]", "for x in l:\n            return x"])
+def test_what_an_inlined_program_is_left_with_early_is_waited_for(context, early):
+    text = f"""
+program inner(t: str) -> str:
+    fork 2 as l:
+        gen x(max_tokens=5, temperature=1.0)
+        yield x
+    if len(t) > 3:
+        {early}
+    return "short"
+
+program main(arg: str) -> str:
+    let w = inline inner(arg)
+    "{{w}}"
+    gen last(max_tokens=20)
+    return last
+"""
+    context.prices = Prices(1.0, 0.0)
+    module = planned(text, context)
+    assert criticals(module)["l"] == 25 and check_critical(module) == []
+    late = rewrite(module, each("plan.fork", changed(critical=5)))
+    assert "fork l (5) is before gen last (20), but closer" in "".join(check_critical(late))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        'if len(arg) > 0:\n            return g\n        else:\n            let f = score("b")',
+        "fork 2 as f:\n            let w = inline inner(arg)\n            yield w",
+    ],
+)
+def test_what_a_branch_does_besides_is_not_waited_for(context, inside):
+    """Whether the program goes on is known before: neither a score, nor what is returned, nor
+    what an inlined program in a fork is left with, decides it."""
+    text = f"""
+program inner(t: str) -> str:
+    "{{t}}"
+    gen more(max_tokens=3)
+    if len(more) > 2:
+        return more
+    ")"
+    return "short"
+
+program main(arg: str) -> str:
+    let s = score("c")
+    gen g(max_tokens=6)
+    if g == "a":
+        gen h(max_tokens=4)
+    else:
+        {inside}
+    gen last(max_tokens=20)
+    return last
+"""
+    module = planned(text, context)
+    assert criticals(module)["g"] == 30 and check_critical(module) == []

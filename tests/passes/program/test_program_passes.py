@@ -234,6 +234,31 @@ def test_every_kv_is_moved_or_freed_on_every_path(context):
     ]
 
 
+@pytest.mark.parametrize(
+    "loop", ["plan.for %words { |%w: str|", "plan.while limit = 2 {\nplan.condition %c\n} {"]
+)
+def test_what_a_loop_leaves_with_lives_on_where_it_has_no_round(context, loop):
+    plan = f"""
+    plan.func name = @f, parameters = [], returns = str {{ |%kv: kv, %c: bool, %words: list<str>|
+      %kv_1, %v = plan.inline %kv, name = @g {{ |%kv_2: kv|
+        %a = program.constant value = "a" : str
+        plan.if %c {{
+          {loop}
+            plan.leave %kv_2, %a
+          }}
+          plan.yield
+        }} {{
+          plan.yield
+        }}
+        plan.leave %kv_2, %a
+      }} : kv, str
+      plan.return %v
+    }}
+    """
+    text, _ = after(FreeKV(), plan, context)
+    assert [line.strip() for line in text.splitlines() if "free" in line] == ["plan.free %kv_1"]
+
+
 def test_a_stretch_of_kv_says_when_it_is_read(context):
     body = """
         %a = program.literal %s, text = "All rows. " : stream
