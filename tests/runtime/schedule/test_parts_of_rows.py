@@ -1,0 +1,45 @@
+"""Rows are held to claims of few parts where that fills steps, and where all of them are open."""
+
+from __future__ import annotations
+
+import pytest
+
+CRITICS = """
+program critic(side: str) -> str:
+    "About the {side}: "
+    gen opinion(max_tokens=16, temperature=1.5)
+    return opinion
+
+program main(arg: str) -> list[str]:
+    "Of {arg}: "
+    let said: list[str] = []
+    for side in ["p", "q", "r"]:
+        let opinion = call critic("{arg} {side}")
+        said += [opinion]
+    gen last(max_tokens=8, temperature=1.5)
+    return [said[0], last]
+"""
+
+
+def run(toy, pages, rows):
+    executable = toy.compile(CRITICS, num_pages=pages, page_size=4, max_batch=8, max_tokens=64)
+    given = [{"arg": f"{number}"} for number in range(rows)]
+    found = executable.run_rows(given)
+    oracle = toy.oracle(CRITICS)
+    assert found.values == [oracle(number, **row).value for number, row in enumerate(given)]
+    toy.assert_clean(executable)
+    return found.stats, executable._host.forecast.claim(executable.check_row(0, given[0]), rows)
+
+
+@pytest.mark.parametrize("pages", [140, 200])
+def test_more_memory_takes_no_more_steps(toy, pages):
+    """Eight rows had proven room for one part each, or two, and took 14 and 7 steps more."""
+    fewer, _ = run(toy, 100, 24)
+    stats, claim = run(toy, pages, 24)
+    assert stats.steps <= fewer.steps and not stats.preemptions and not claim.proven
+
+
+@pytest.mark.parametrize(("pages", "ahead"), [(60, 1), (100, 2)])
+def test_few_rows_keep_their_proof(toy, pages, ahead):
+    stats, claim = run(toy, pages, 4)
+    assert claim.proven and claim.ahead == ahead and not stats.preemptions
