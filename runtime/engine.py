@@ -271,11 +271,14 @@ class Engine:
             mask = self._allowed.masks(batch, narrow, count)
         if self.ahead:
             return self._sample.start(rows, mask, *how)  # type: ignore[attr-defined]
+        drawn = self._kinds[batch.random > 0](rows, mask, *how)  # type: ignore[arg-type]
         others: list[OwnDraw] = []
         if siblings := self._shared.siblings:
+            drawn = drawn[0].clone(), drawn[1].clone(), drawn[2].clone()
             full = self._kinds[True]
-            others = siblings.draw(batch, rows, mask, how, full, narrow)  # type: ignore[arg-type]
-        drawn = self._kinds[batch.random > 0](rows, mask, *how)  # type: ignore[arg-type]
+            others = siblings.draw(
+                batch, rows, drawn[0], mask, how, full, narrow,  # type: ignore[arg-type]
+            )  # fmt: skip
         return Landed(drawn if narrow is None else narrow.named(drawn), others)
 
     def _land(self) -> None:

@@ -24,6 +24,7 @@ class Pressure:
         self._expected, self._until = 0, -1
         self._missed, self._misses_until = 0, -1
         self._room, self._room_until = 0, -1
+        self._known = -1, 0
 
     def is_high(self, clock: int, others: Iterable[Request]) -> bool:
         """Say so in step `clock`; `others` have asked and are not in the batch.
@@ -40,7 +41,7 @@ class Pressure:
             self._until = -1
             return False
         if clock >= self._until:
-            self._expected, self._until = self._expect(others), clock + EVERY
+            self._expected, self._until = self._expect(clock, others), clock + EVERY
         return not self._policy.fits(self._expected, pages)
 
     def _ends_soon(self, clock: int, others: Sequence[Request]) -> bool:
@@ -57,16 +58,24 @@ class Pressure:
     def _at_their_ends(self, clock: int, others: Iterable[Request]) -> int:
         """Return what is expected, as known for some steps."""
         if clock >= self._room_until:
-            self._room, self._room_until = self._expect(others), clock + EVERY
+            self._room, self._room_until = self._expect(clock, others), clock + EVERY
         return self._room
 
-    def _expect(self, others: Iterable[Request]) -> int:
-        """Return the pages of all requests when their programs have come to their ends."""
+    def _expect(self, clock: int, others: Iterable[Request]) -> int:
+        """Return the pages of all requests when their programs have come to their ends, looked at
+        once in a step."""
+        if self._known[0] != clock:
+            self._known = clock, self._look(others)
+        return self._known[1]
+
+    def _look(self, others: Iterable[Request]) -> int:
         batch, tokens, asked = self._batch, 0, PromptLog()
         for row, request in enumerate(batch.requests):
             tokens += max(0, request.critical - int(batch.produced[row]))
         for request in others:
-            prompt = request.sequence.tokens[: request.sequence.length]
-            held = max(request.sequence.resident, self._tree.known(prompt), asked.add(prompt))
+            sequence = request.sequence
+            prompt = sequence.tokens[: sequence.length]
+            known = self._tree.known(prompt, sequence)
+            held = max(sequence.resident, known, asked.add(prompt))
             tokens += len(prompt) - held + max(0, request.critical - request.produced)
         return self._kv.live + tokens // self._kv.page_size

@@ -17,10 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..execution.sampler import SampleKernel, uniforms
+from ..execution.sampler import COLDEST, SampleKernel, uniforms
 from .allowed_words import Narrow
 from .batch import Batch
 from .request import Request
+
+SURE = 1e-3
+"""How much of the whole mass a draw must lie away from where its token's begins and ends to be sure
+of it: sums of 128 K words in f32 differ by 1e-4 at most, in whatever order."""
+
+MANY = 2
+"""Siblings from which on to look at a leader's row once takes less time than to draw for each."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +96,32 @@ class Siblings:
         return others
 
     def draw(
-        self, batch: Batch, logits: Tensor, mask: Tensor | None, settings: Sequence[Tensor],
-        sample: SampleKernel, narrow: Narrow | None,
+        self, batch: Batch, logits: Tensor, tokens: Tensor, mask: Tensor | None,
+        settings: Sequence[Tensor], sample: SampleKernel, narrow: Narrow | None,
     ) -> list[OwnDraw]:  # fmt: skip
-        """Draw for the siblings of the batch's first rows, from these rows' logits [R, ...].
+        """Draw for the siblings of the batch's first rows, from these rows' logits [R, ...], for
+        which `tokens` [R] were drawn; who is sure to draw the same one is left out.
 
         `settings` are temperature, top_k, top_p, min_p and a uniform [R] of the rows themselves;
-        the logits are of the words of `narrow`, if it is given.
+        the logits are of the words of `narrow`, if it is given, and tokens their columns.
         """
         leaders = enumerate(batch.requests[: len(logits)])
         pairs = [(row, each) for row, leader in leaders for each in self._of.get(leader, ())]
+        if not pairs:
+            return []
+        rows = np.array([row for row, _ in pairs])
+        keys = np.array([_key(each) for _, each in pairs], np.uint64)
+        uniform = uniforms(keys, batch.produced[rows])
+        if mask is None:
+            pairs, rows, uniform = _unsure(batch, logits, tokens, pairs, rows, uniform)
         found: list[OwnDraw] = []
         for at in range(0, len(pairs), self._most):
             some = pairs[at : at + self._most]
-            rows = np.array([row for row, _ in some])
-            keys = np.array([_key(each) for _, each in some], np.uint64)
-            uniform = torch.from_numpy(uniforms(keys, batch.produced[rows]))
-            of = torch.from_numpy(rows)
+            of = torch.from_numpy(rows[at : at + self._most])
             temperature, top_k, top_p, min_p, _ = (each[of] for each in settings)
             allowed = None if mask is None else mask[of]
-            drawn = sample(logits[of], allowed, temperature, top_k, top_p, min_p, uniform)
+            own = torch.from_numpy(uniform[at : at + self._most])
+            drawn = sample(logits[of], allowed, temperature, top_k, top_p, min_p, own)
             drawn = drawn if narrow is None else narrow.named(drawn)
             values = zip(some, *(each.tolist() for each in drawn), strict=True)
             found += [OwnDraw(each, row, *value) for (row, each), *value in values]
@@ -127,6 +140,39 @@ class Siblings:
             for each in (first, *others):
                 self.leave(each.request)
             yield first, [each.request for each in others]
+
+
+Pairs = list[tuple[int, Request]]
+"""Rows of leaders, each with a sibling."""
+
+
+def _unsure(
+    batch: Batch, logits: Tensor, tokens: Tensor, pairs: Pairs, rows: np.ndarray,
+    uniform: np.ndarray,
+) -> tuple[Pairs, np.ndarray, np.ndarray]:  # fmt: skip
+    """Leave those out whose uniform lies well within the mass of what their leader drew, where all
+    words may be drawn: masses are in the order of the vocabulary."""
+    counts = np.bincount(rows, minlength=len(logits))
+    plain = (counts >= MANY) & (batch.temperature[: len(logits)] > 0)
+    plain &= (batch.top_k[: len(logits)] == 0) & (batch.min_p[: len(logits)] <= 0)
+    plain &= batch.top_p[: len(logits)] >= 1
+    (looked,) = plain.nonzero()
+    if not len(looked):
+        return pairs, rows, uniform
+    mass = logits.numpy()[looked]
+    mass -= mass.max(1, keepdims=True)
+    mass /= np.maximum(batch.temperature[looked], COLDEST)[:, None]
+    np.exp(mass, out=mass)
+    begin, end = np.full((2, len(logits)), np.inf, np.float32)
+    whole, drawn = mass.sum(1), tokens.tolist()
+    for at, row in enumerate(looked.tolist()):
+        token = drawn[row]
+        before = mass[at, :token].sum()
+        begin[row] = before / whole[at] + SURE
+        end[row] = (before + mass[at, token]) / whole[at] - SURE
+    unsure = ~((begin[rows] < uniform) & (uniform < end[rows]))
+    left = unsure.nonzero()[0].tolist()
+    return [pairs[at] for at in left], rows[unsure], uniform[unsure]
 
 
 def _key(request: Request) -> int:

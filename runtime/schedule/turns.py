@@ -53,7 +53,7 @@ class Turns:
         `others` have asked and are not in the batch. A batch of one row is full in any order.
         """
         free = self._most - self._batch.size
-        if not queue or self._most == 1 or (self._ahead and free):
+        if len(queue) <= free or self._most == 1 or (self._ahead and free):
             return
         gens = [entry[2] for entry in queue if entry[2].sampling]
         few = free < len(gens) < self._waves * self._most
@@ -71,6 +71,8 @@ class Turns:
         `free` places are for."""
         most = -(-self._most // AT_ONCE)
         last = heapq.nlargest(most, range(self._batch.size), self._urgency)
+        if not last or not self._had_turn(last[0]):
+            return []
         first = heapq.nsmallest(
             free + most, waiting, lambda each: self._policy.urgency(each, each.produced)
         )
@@ -90,10 +92,13 @@ class Turns:
         Only programs know their paths. The gen that waits must be the larger part of its own: how
         many pages the prompts after it will take is not known.
         """
-        running, turn = self._batch.requests[row], self._turn
         budget = other.sampling.max_tokens if other.sampling else 0
-        if not running.critical or not 0 < other.critical <= 2 * budget:
+        if not self._had_turn(row) or not 0 < other.critical <= 2 * budget:
             return False
-        if self._batch.produced[row] - running.flushed < turn:
-            return False
-        return self._urgency(row) - self._policy.urgency(other, other.produced) >= turn
+        return self._urgency(row) - self._policy.urgency(other, other.produced) >= self._turn
+
+    def _had_turn(self, row: int) -> bool:
+        """Say whether a row of a program has had its turn."""
+        running = self._batch.requests[row]
+        produced = self._batch.produced.item(row) - running.flushed
+        return running.critical != 0 and produced >= self._turn

@@ -15,6 +15,7 @@ from weft.runtime.execution.sparse_decode import decode_rows
 from weft.runtime.programs.events import TextPiece, ValueBound
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.schedule.shared_work import SharedWork
+from weft.runtime.schedule.siblings import Siblings
 from weft.runtime.simulator import ToyExecutor, toy_logits
 from weft.runtime.tracing.trace import Trace
 from weft.tests.runtime.schedule.toy_engine import VOCABULARY, drain, engine
@@ -174,6 +175,48 @@ def test_random_samples_are_what_they_are_alone(asked, pages, rows, together, ca
         new, logprobs = alone(ids, *how)
         assert request.sequence.ids() == ids + new
         assert request.token_logprobs == pytest.approx(logprobs)
+
+
+SETTINGS = [
+    {}, {"top_k": 2}, {"top_p": 0.6}, {"min_p": 0.3}, {"temperature": 1e-38},
+    {"temperature": 3.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SETTINGS)
+def test_who_is_sure_of_its_leaders_token_would_draw_it(how):
+    """Of 100 siblings of a row some draw nothing, and the others what they draw alone."""
+    generator = torch.Generator().manual_seed(7)
+    sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **how}
+    logits = torch.randn(3, 64, generator=generator)
+    logits[:, 5] += 3.0
+    machine = engine(max_batch=4, max_tokens=64)
+    batch, siblings = machine._batch, Siblings(100)
+    leaders = [ask(machine, number, [number, 2], 4, 1.0, number) for number in range(3)]
+    batch.requests, batch.size = leaders, 3
+    for name, value in sampling.items():
+        getattr(batch, name)[:3] = value
+    names = ("temperature", "top_k", "top_p", "min_p")
+    settings = [torch.from_numpy(getattr(batch, name))[:3] for name in names]
+    others = {}
+    for number, leader in enumerate(leaders):
+        some = [Request(leader.sequence, sampling=Sampling(4, 1.0, key=1000 * number + key))
+                for key in range(100 if number else 1)]  # fmt: skip
+        siblings.follow(leader, some)
+        others |= dict.fromkeys(some, number)
+    zeros = np.zeros(3, np.int32)
+    own = torch.from_numpy(uniforms(np.array([1, 2, 3], np.uint64), zeros))
+    tokens = sample_rows(logits, None, *settings, own)[0]
+    draws = siblings.draw(batch, logits, tokens, None, [*settings, own], sample_rows, None)
+    told = {each.request: each.token for each in draws}
+    for request, row in others.items():
+        u = torch.from_numpy(uniforms(np.array([request.sampling.key], np.uint64), zeros[:1]))
+        alone_it_draws = sample_rows(logits[[row]], None, *(each[[row]] for each in settings), u)[0]
+        assert told.get(request, int(tokens[row])) == int(alone_it_draws)
+    if {*how} <= {"temperature"}:
+        assert 1 <= len(told) < len(others) * (0.999 if how else 0.9)
+    else:
+        assert len(told) == len(others)
 
 
 def test_a_step_that_fails_draws_again():
