@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import save_file
 from weft.frontend.models.registry import tensor_names
 from weft.ir.parser import parse_module
+from weft.runtime.devices.zeros import ALIGNMENT
+from weft.runtime.execution import weights
 from weft.runtime.execution.weight_files import (
     BrokenWeights,
     Checkpoint,
@@ -47,6 +49,21 @@ def test_joined_stacked_and_converted(folder):
     assert torch.equal(found["qkv"].data, torch.cat([tensors["q"], tensors["k"]]))
     assert torch.equal(found["w"].data[1], torch.cat([tensors["e1.w1"], tensors["e1.w3"]]))
     assert torch.equal(found["b"].data, tensors["q"].bfloat16())
+
+
+def test_small_weights_of_a_cpu_lie_together(folder, monkeypatch):
+    """In large pages, aligned, each its own; one that is large has a place of its own."""
+    path, tensors = folder
+    sizes, plain = [], weights.mapped
+    monkeypatch.setattr(weights, "mapped", lambda size: sizes.append(size) or plain(size))
+    found = load_weights(parse_module(STACKED), Checkpoint(path))
+    starts = sorted(weight.data.data_ptr() for weight in found.values())
+    assert len(sizes) == 1 and starts[-1] - starts[0] == 2 * ALIGNMENT
+    assert all(start % ALIGNMENT == 0 for start in starts)
+    monkeypatch.setattr(weights, "SMALL", 150)
+    apart = load_weights(parse_module(STACKED), Checkpoint(path))
+    assert sizes[1:] == [192, 600]  # w by itself, the other two together
+    assert all(torch.equal(apart[name].data, weight.data) for name, weight in found.items())
 
 
 def test_int8_rows(folder):
