@@ -71,7 +71,8 @@ class SharedWork:
 
     def _answer(self, request: Request, answer: Answer, of: Stream | None = None) -> None:
         """Give a request the answer of an equal one; its sequence, or the tree, has the KV."""
-        self._scheduler.reuse(request, of=of)
+        if request.sequence.resident < request.first_logits:  # no logits: nothing is rewound
+            self._scheduler.reuse(request, of=of)
         if answer.sent:
             self._hits.begins(request)
         answer.give(request)

@@ -256,3 +256,21 @@ def test_random_duplicates_give_what_they_would_alone(asked, pages, cancelled):
     for request, ids, count in requests:
         if ids is not None:
             assert request.sequence.ids() == generate(ids, count)
+
+
+def test_a_gen_that_says_nothing_again_keeps_the_keys_of_its_prompt(toy):
+    text = """
+program p(arg: str) -> str:
+    "{arg}"
+    for i in range(2):
+        gen nothing(max_tokens=4)
+    "more"
+    gen last(max_tokens=3)
+    return last
+"""
+    executable = toy.compile(text)
+    found = executable.run_rows([{"arg": "w428"}])
+    assert found.values == [toy.oracle(text)(0, arg="w428").value]
+    stats = found.stats
+    assert stats.generated_tokens == 3 and stats.hits_measured == stats.hits_predicted
+    toy.assert_clean(executable)
