@@ -11,7 +11,7 @@ from ...ir.core import Module, thaw
 from ...ir.vocabulary import Tokenizer
 from .matcher import BadConstraint, Constraint, Matcher
 from .table_matcher import TableConstraint
-from .whole import fits
+from .whole import WholeTexts
 
 
 class Constraints:
@@ -26,11 +26,10 @@ class Constraints:
         self._vocab_size = vocab_size
         self._ends = ends or tokenizer.end_ids
         self._compiled: dict[str, Constraint] = {}
-        self._sources: dict[str, tuple[str, Any]] = {}
+        self._whole: dict[str, WholeTexts] = {}
 
     def add(self, name: str, kind: str, source: Any, table: TokenTable | None = None) -> None:
         """Take a constraint: a regex's pattern, a JSON schema (text or dict), a lark grammar."""
-        self._sources[name] = kind, source
         if table is not None:
             self._compiled[name] = TableConstraint(table, self._tokenizer, self._vocab_size)
             return
@@ -38,6 +37,8 @@ class Constraints:
         from .guided import GuidedConstraint
 
         self._compiled[name] = GuidedConstraint(kind, source, self._guide)
+        if kind != "regex":  # of a pattern nobody asks
+            self._whole[name] = WholeTexts(kind, source)
 
     def add_module(self, plan: Module, tables: Mapping[str, TokenTable]) -> Constraints:
         """Take every `plan.constraint` of a module, with its table if it names one; return self."""
@@ -61,7 +62,7 @@ class Constraints:
         if isinstance(constraint, TableConstraint):
             table = constraint.table
             return bool(table.accepting[table.walk(text.encode())])
-        return fits(*self._sources[_plain(name)], text)
+        return text in self._whole[_plain(name)]
 
     def matchers(self) -> Iterator[Matcher]:
         """Yield a fresh matcher of each constraint."""
