@@ -140,7 +140,7 @@ def test_a_row_with_more_branches_claims_more_and_fewer_rows_are_open(toy, pages
     result = executable.run_rows(rows)
     oracle = toy.oracle(WIDE)
     assert result.values == [oracle(n, **row).value for n, row in enumerate(rows)]
-    worst = forecast.claim(executable.check_row(0, rows[3]))
+    worst = forecast.claim(executable.check_row(0, rows[3]), len(rows))
     assert worst.proven == (pages == 480)
     if worst.proven:
         assert result.stats.preemptions == 0

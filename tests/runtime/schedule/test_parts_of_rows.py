@@ -31,11 +31,12 @@ def run(toy, pages, rows):
     return found.stats, executable._host.forecast.claim(executable.check_row(0, given[0]), rows)
 
 
-@pytest.mark.parametrize("pages", [140, 200])
-def test_more_memory_takes_no_more_steps(toy, pages):
-    """Eight rows had proven room for one part each, or two, and took 14 and 7 steps more."""
-    fewer, _ = run(toy, 100, 24)
-    stats, claim = run(toy, pages, 24)
+@pytest.mark.parametrize(("rows", "pages"), [(24, 140), (24, 200), (9, 260), (10, 300)])
+def test_more_memory_takes_no_more_steps(toy, rows, pages):
+    """Eight rows had proven room for one part each, or two, and took 14 and 7 steps more; or for
+    all their parts, so that the last row came when the others had ended: 10 steps more."""
+    fewer, _ = run(toy, 100 if rows == 24 else 120, rows)
+    stats, claim = run(toy, pages, rows)
     assert stats.steps <= fewer.steps and not stats.preemptions and not claim.proven
 
 
