@@ -21,6 +21,9 @@ from .utf8 import EVERY, Ranges, complement, union
 Spell = Callable[[Ranges], Expression]
 """How one character of a set is written: as itself, or as JSON writes it inside a string."""
 
+_CLASS = re.compile(r"\\.|\[(\^?\]?)((?:\\.|[^\]\\])*)\]", re.DOTALL)
+_IN_CLASS = re.compile(r"\\.|[\[&~]|--", re.DOTALL)
+
 _ANCHORS = {code.AT_BEGINNING, code.AT_BEGINNING_STRING}, {code.AT_END, code.AT_END_STRING}
 _ASCII = {"d": "0-9", "w": "a-zA-Z0-9_", "s": r" \t-\r"}
 
@@ -59,12 +62,27 @@ def _parsed(pattern: str) -> Any:
     """Return the tree of a pattern in Python's notation; raises NotRegular."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # of what a set may mean some day
             return parser.parse(pattern)
-    except FutureWarning:
-        raise NotRegular("its classes hold set operations") from None
     except (re.error, OverflowError) as error:
         raise NotRegular(f"it is not in Python's notation ({error})") from None
+
+
+def with_plain_sets(pattern: str) -> str:
+    """Return a pattern of Python's whose classes mean the same where `[[a]`, `[a&&b]`, `[a~~b]` and
+    `[+--]` are operations on sets: there these are escaped."""
+
+    def plain(found: re.Match[str]) -> str:
+        if found[0] == "--":  # a range from "-", or to it
+            return r"\--" if not found.start() else r"-\-"
+        return found[0] if found[0].startswith("\\") else "\\" + found[0]
+
+    def whole(found: re.Match[str]) -> str:
+        if found[2] is None:
+            return found[0]
+        return f"[{found[1]}{_IN_CLASS.sub(plain, found[2])}]"
+
+    return _CLASS.sub(whole, pattern)
 
 
 class _Reader:

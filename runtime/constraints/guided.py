@@ -12,6 +12,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import fill_next_token_bitmask
 
+from ...ir.constraints.regex import with_plain_sets
 from ...ir.vocabulary import Tokenizer
 from .matcher import BadConstraint
 
@@ -126,6 +127,7 @@ def _start(kind: str, source: Any, heal: str, guide: LLTokenizer) -> GuidedMatch
 def grammar_of(kind: str, source: Any, heal: str = "") -> str:
     """Return llguidance's grammar of a regex, a JSON schema or a grammar, after `heal`."""
     if kind == "regex":
+        source = with_plain_sets(source)
         return LLMatcher.grammar_from_regex(f"{heal}(?:{source})" if heal else source)
     if kind == "lark":
         return f"start: {json.dumps(heal)} body\nbody: %lark {{\n{source}\n}}" if heal else source

@@ -19,7 +19,7 @@ from weft.ir.constraints.automaton import (
     longest_bytes,
     minimised,
 )
-from weft.ir.constraints.regex import is_whole, regex
+from weft.ir.constraints.regex import is_whole, regex, with_plain_sets
 from weft.ir.constraints.schema import integers, schema
 from weft.ir.constraints.utf8 import EVERY, byte_sequences, complement, union
 from weft.tests.each_time import examples
@@ -36,6 +36,18 @@ from weft.tests.ir.random_texts import random_text
 )  # fmt: skip
 def test_patterns_mean_what_python_means(pattern, text):
     assert automaton(regex(pattern)).accepts(text.encode()) == bool(re.fullmatch(pattern, text))
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@pytest.mark.parametrize(
+    "pattern", ["[[a]", "[a&&b]", "[+--]", "[--a]", "[[:a]]", "[a~~b]", "[^[]"]
+)
+def test_classes_hold_what_they_name(pattern):
+    """Elsewhere these are operations on sets; Python warns that they may be some day."""
+    built, escaped = automaton(regex(pattern)), re.compile(with_plain_sets(pattern))
+    for text in (*map(chr, range(32, 127)), "[]", "a]", ":]", ""):
+        wanted = bool(re.fullmatch(pattern, text))
+        assert (built.accepts(text.encode()), bool(escaped.fullmatch(text))) == (wanted, wanted)
 
 
 @given(st.integers(-300, 300), st.integers(0, 400), st.integers(-800, 800))

@@ -170,3 +170,19 @@ def test_forced_tokens_are_no_prompt_that_is_looked_up_again(toy, monkeypatch):
     result = toy.compile(text).run(text="An order.")
     assert len(returns) > 4 and len(begins) == len(set(begins))
     assert result.value == toy.oracle(text)(0, text="An order.").value
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@pytest.mark.parametrize("pattern", ["[[a]b", "(?i)[[a]b", "(?i)[:&&~~]b"])
+def test_a_class_of_brackets_means_what_python_means(toy, pattern):
+    """Its text was held to a set operation, and then was no text of the pattern."""
+    text = f"""
+program p(arg: str) -> str:
+    "{{arg}}"
+    gen found(max_tokens=4, temperature=2.0): regex "{pattern}"
+    return found
+"""
+    for seed in range(4):
+        executable = toy.compile(text, seed=seed)
+        found = executable.run(arg="hello").value
+        assert found == toy.oracle(text, seed=seed)(0, arg="hello").value and len(found) == 2
