@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...ir.core import Operation, Value
 from ...ir.types import dtype_of
 from . import lanes as tvm_lanes
+from . import rows as tvm_rows
 from .loops import corner_masks, elementwise, lanes_for, versioned
 from .products import Product, wide_block
 from .values import Access, Held, grouped, scaled, stored
@@ -141,9 +142,20 @@ def _write(emitter: Emitter, parts: Product, target: str) -> None:
 def _turned(emitter: Emitter, parts: Product) -> Product:
     """Copy b into a buffer [K, N], so that its rows run along N."""
     out = emitter.out
-    buffer = out.allocate("turned", (parts.k, parts.n), "f32")
-    with out.loop(parts.k, "k") as k, out.loop(parts.n, "n") as n:
-        out.line(f"{buffer}[{k}, {n}] = {parts.b_at(n, k, '')}")
+    buffer, size = out.allocate("turned", (parts.k, parts.n), "f32"), out.vector
+    if size >= 8 and parts.k % size == 0 and parts.n % size == 0:
+        with out.loop(parts.n // size, "nb") as nb, out.loop(parts.k // size, "kb") as kb:
+
+            def read(row: int, lane: str) -> str:
+                return parts.b_at(scaled(nb, size, str(row)), scaled(kb, size, lane), lane)
+
+            def write(row: int, lane: str) -> str:
+                return f"{buffer}[{scaled(kb, size, str(row))}, {scaled(nb, size, lane)}]"
+
+            tvm_rows.turn(out, size, read, write)
+    else:
+        with out.loop(parts.k, "k") as k, out.loop(parts.n, "n") as n:
+            out.line(f"{buffer}[{k}, {n}] = {parts.b_at(n, k, '')}")
     held = Held("f32", (parts.n, parts.k), lambda at, access: f"{buffer}[{at[1]}, {at[0]}]")
     return replace(parts, b=held)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Operation
 from weft.passes.tile.attention.paged import Attention, attention, decode, merge
@@ -77,6 +78,20 @@ def test_step_with_ragged_queries(name: str, rows: int, programs: int) -> None:
     if (name, rows) == ("grouped", 4):
         run_kernel(attention(shape), *arguments)
         np.testing.assert_allclose(arguments[-1], expected(shape, case), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("programs", each_time([1, 3], 3))
+def test_tiles_of_the_few_queries_that_are_left(programs: int) -> None:
+    """A chunk of any length: whole tiles, whose pages are turned round, one of few, one alone."""
+    shape = Attention(4, 2, 32, rows=8, few=4, programs=programs)
+    queries = [*range(1, 14), 16, 17, 21]
+    case = paged(shape, [count + 3 * count % 19 for count in queries], queries)
+    b, b1, n, pages = case.extents
+    arguments = [case.q.shape[0], b, b1, n, pages, case.q, case.table, case.starts, case.lengths,
+                 case.k, case.v, nans(*case.q.shape)]  # fmt: skip
+    *_, out = run(attention(shape), arguments)
+    np.testing.assert_allclose(out, expected(shape, case), rtol=2e-5, atol=2e-6)
+    assert prove_bounds(attention(shape)).ok
 
 
 def test_no_sequences() -> None:

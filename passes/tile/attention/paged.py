@@ -21,8 +21,8 @@ class Attention:
     """The static shape of one attention kernel.
 
     `kv` is the pools' dtype; `window` how many last keys a query sees (0: all). Decode: `splits`
-    programs share a sequence's pages. Any step: `rows` queries a tile, `programs` share a
-    sequence's tiles.
+    programs share a sequence's pages. Any step: `rows` queries a tile, or `few` where no more, or
+    one more, are left (0: none does), `programs` share a sequence's tiles.
     """
 
     heads: int
@@ -34,6 +34,7 @@ class Attention:
     window: int = 0
     splits: int = 1
     rows: int = 8
+    few: int = 0
     programs: int = 1
 
     @property
@@ -52,17 +53,18 @@ class Attention:
         return text + (f"_window{self.window}" if self.window else "")
 
 
-def tile_rows(group: int, decoding: bool = False) -> int:
-    """Return how many queries a tile of a step takes on a CPU, where `group` heads share a key.
+def tile_rows(group: int, decoding: bool = False) -> tuple[int, int]:
+    """Return how many queries a tile of a step takes on a CPU, where `group` heads share a key, and
+    how many the last one may.
 
-    Eight query heads by a page keep its vectors busy; more are only better where a sequence has
-    many queries and thousands of keys, and are wasted on the two or three of a short chunk. In
-    steps that are mostly `decoding`, eight are too: one query of four heads took 0.7 of the time in
-    four rows, and prompts 1.04.
+    Sixteen query heads pay for turning a page round: no lanes are left to sum. They are wasted on
+    the two or three queries of a short chunk, or of what is left of a long one: of three, eight
+    heads took half of the time of sixteen. In steps that are mostly `decoding`, eight are wasted,
+    too: one query of four heads took 0.7 of the time in four rows, and prompts 1.04.
     """
     if decoding:
-        return max(1, 4 // group)
-    return 8 // group if group in (2, 4) else 8
+        return max(1, 4 // group), 0
+    return (16 // group, 8 // group) if group in (2, 4) else (8, 0)
 
 
 def decode(shape: Attention) -> Operation:
@@ -282,13 +284,21 @@ class _Step(_Common):
         after = b.load(starts, b.map("a + 1", self.sequence), hint="after")
         self.queries = b.map("a - b", after, self.start, hint="queries")
         lowest = b.map(f"a * {s.rows}", part, dtype="i32", hint="lowest")
-        whole = self.queries
+        whole = rest = self.queries
         if s.rows > 1:
-            expr = f"(a + {s.rows - 2}) // {s.rows} * {s.rows}"
-            whole = b.map(expr, self.queries, dtype="i32", hint="whole")
-            last = b.map("a + b", whole, part, dtype="i32", hint="last")
+            expr = f"(a + {s.rows - s.few - 2}) // {s.rows} * {s.rows}"
+            whole = rest = b.map(expr, self.queries, dtype="i32", hint="whole")
+            if s.few > 1:
+                expr = f"a + max(b - a + {s.few - 2}, 0) // {s.few} * {s.few}"
+                rest = b.map(expr, whole, self.queries, dtype="i32", hint="rest")
+            last = b.map("a + b", rest, part, dtype="i32", hint="last")
             with b.loop(last, self.queries, hint="alone") as loop:
                 self._tile(loop.index, 1)
+                loop.yields()
+        if s.few > 1:
+            begin = b.map(f"a + b * {s.few}", whole, part, dtype="i32", hint="begin")
+            with b.loop(begin, rest, step=s.few * s.programs, hint="left") as loop:
+                self._tile(loop.index, s.few)
                 loop.yields()
         with b.loop(lowest, whole, step=s.rows * s.programs, hint="base") as loop:
             self._tile(loop.index, s.rows)

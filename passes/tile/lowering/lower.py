@@ -335,10 +335,11 @@ class _Lowering:
         if self.on_gpu:
             return lower_parts(self, op, q, partial, kvset)
         table, lengths = kvset.operands
+        most, few = tile_rows(partial["heads"] // partial["kv_heads"], self.options.decoding)
         shape = Attention(
             partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
             self.options.kv, partial["scale"], kvset.attribute("window", 0),
-            rows=tile_rows(partial["heads"] // partial["kv_heads"], self.options.decoding),
+            rows=most, few=few,
         )  # fmt: skip
         if self.options.rows:
             kernel, extents = self.once(decode, shape), "B N MAXP"
