@@ -12,7 +12,10 @@ from weft.tests.cli.test_cli import HELLO, weft
         (["explain", "{}", "--remote", "retries=2"], "remote_retries: the model runs in this"),
         (["explain", "{}", "-m", "openai:http://h/v1#m", "--hardware", "h200"], "the endpoint's"),
         (["run", "{}", "--remote", "concurrency=2", "-a", "name=x"], "remote_concurrency: the"),
-        (["run", "{}", "--remote", "concurrency=2", "--remote-concurrency", "2"], "leave one of them out"),
+        (
+            ["run", "{}", "--remote", "concurrency=2", "--remote-concurrency", "2"],
+            "leave one of them out",
+        ),
     ],
 )
 def test_they_are_named(arguments, says, tmp_path, capsys):
