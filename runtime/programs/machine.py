@@ -52,6 +52,9 @@ class Machine:
         self.code = row_code(self.programs, name, self.effects)
         self.lines = Lines()
         self.texts = Texts(tokenizer)
+        for operation in walk(tuple(self.programs.values())):
+            if operation.name == "plan.decode":
+                self.watch(self.gen(operation), "", None)  # compiles its stops
 
     def gen(self, decode: Operation) -> Gen:
         """Return what is known of a `plan.decode` of the programs."""

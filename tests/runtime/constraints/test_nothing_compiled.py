@@ -10,7 +10,7 @@ import pytest
 from weft.frontend.lowering.lower import lower
 from weft.frontend.open import open_program
 from weft.ir.constraints.tables import ConstraintTables
-from weft.runtime.constraints import guided, whole
+from weft.runtime.constraints import guided, stops, whole
 from weft.runtime.constraints.constraint import Constraints
 
 TREE = {
@@ -87,3 +87,16 @@ def test_a_run_compiles_nothing(toy, tmp_path, made, monkeypatch, type):
     executable.run_rows([{"n": n} for n in range(6)], keep_going=True)
     assert not made
     assert asked or not type.startswith(("grammar", "schema"))
+
+
+@pytest.mark.parametrize("stop", ['regex "[.!?][ab]"', '["hello", "ab"]'])
+def test_stops_are_compiled_at_load(toy, stop):
+    text = f"program p() -> str:\n    gen a(max_tokens=9, stop={stop})\n    return a\n"
+    known = stops._ending, stops._looked_for
+    for cache in known:
+        cache.cache_clear()
+    executable = toy.compile(text)
+    before = [cache.cache_info().misses for cache in known]
+    assert any(before)
+    executable.run()
+    assert [cache.cache_info().misses for cache in known] == before
