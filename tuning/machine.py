@@ -68,6 +68,6 @@ def attention_probe(threads: int, size: int, cache: Path | None = None) -> Atten
     from ..passes.tile.attention.paged import Attention, attention, tile_rows
 
     heads, kv_heads, head_dim = 32, 8, 128
-    rows = tile_rows(heads // kv_heads, decoding=True)
-    shape = Attention(heads, kv_heads, head_dim, kv="bf16", rows=rows)
+    rows, few = tile_rows(heads // kv_heads, decoding=True)
+    shape = Attention(heads, kv_heads, head_dim, kv="bf16", rows=rows, few=few)
     return AttentionProbe(attention(shape), threads, size, cache)
