@@ -52,13 +52,15 @@ def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
         MOST_PARTS,
         WEIGHTS,
         measured,
+        pages_behind,
         read,
     )
     from .formats import kv_dtype, weight_dtype
 
     what = [repr(executor.config), weight_dtype(options), kv_dtype(options), executor.products.name]
     sizes = [executor.decode_rows, executor.short_rows, executor.max_tokens, executor.max_batch,
-             MOST_PARTS, MOST_KEYS, BEHIND, WEIGHTS]  # fmt: skip
+             MOST_PARTS, MOST_KEYS, BEHIND, WEIGHTS, executor.page_size,
+             pages_behind(executor, executor.max_batch)]  # fmt: skip
     parts = (emitter_digest(), *what, *map(str, sizes))
     return _kept("short", parts, options, read, lambda: measured(executor))
 

@@ -211,7 +211,22 @@ def explanation(compilation: Compilation) -> str:
         proof = memory_proof(compilation)
         lines.append(f"memory ({1000 * proof.seconds:.1f} ms):")
         lines.append(f"  rows of any text: {proof.explain(compilation.options.max_batch)}")
+        if proof.fits(compilation.options.max_batch):
+            lines.append(f"  {_held(proof.most_rows, compilation.options.max_batch)}")
     return "\n".join(lines)
+
+
+def _held(fit: int, batch: int) -> str:
+    """Return what the engine makes of a proof that so many rows of any text fit."""
+    from ..runtime.schedule.forecast import held_rows
+
+    rows = held_rows(fit, batch)
+    if rows is None:
+        return "however many rows are given: they start so that none computes KV again"
+    return (
+        f"up to {rows} row{'s' * (rows != 1)} given at once, or more of shorter texts: none"
+        " computes KV again; others start by what rows hold, and may"
+    )
 
 
 def _summary(record: PassRecord) -> str:

@@ -21,8 +21,10 @@ from .utf8 import EVERY, Ranges, complement, union
 Spell = Callable[[Ranges], Expression]
 """How one character of a set is written: as itself, or as JSON writes it inside a string."""
 
-_CLASS = re.compile(r"\\.|\[(\^?\]?)((?:\\.|[^\]\\])*)\]", re.DOTALL)
-_IN_CLASS = re.compile(r"\\.|[\[&~]|--", re.DOTALL)
+_CLASS = re.compile(r"\\.|\[(\^?)(\]?(?:\\.|[^\]\\])*)\]", re.DOTALL)
+_ONE = r"\\(?:x..|u.{4}|U.{8}|N\{[^}]*\}|[0-7]{1,3}|.)|."
+_IN_CLASS = re.compile(f"({_ONE})(?:-({_ONE}))?", re.DOTALL)
+_OPERATORS = frozenset("[]&~-^")
 
 _ANCHORS = {code.AT_BEGINNING, code.AT_BEGINNING_STRING}, {code.AT_END, code.AT_END_STRING}
 _ASCII = {"d": "0-9", "w": "a-zA-Z0-9_", "s": r" \t-\r"}
@@ -72,15 +74,16 @@ def with_plain_sets(pattern: str) -> str:
     """Return a pattern of Python's whose classes mean the same where `[[a]`, `[a&&b]`, `[a~~b]` and
     `[+--]` are operations on sets: there these are escaped."""
 
-    def plain(found: re.Match[str]) -> str:
-        if found[0] == "--":  # a range from "-", or to it
-            return r"\--" if not found.start() else r"-\-"
-        return found[0] if found[0].startswith("\\") else "\\" + found[0]
+    def plain(one: str) -> str:
+        return "\\" + one if one in _OPERATORS else one
+
+    def item(found: re.Match[str]) -> str:
+        return "-".join(plain(end) for end in found.groups() if end is not None)
 
     def whole(found: re.Match[str]) -> str:
         if found[2] is None:
             return found[0]
-        return f"[{found[1]}{_IN_CLASS.sub(plain, found[2])}]"
+        return f"[{found[1]}{_IN_CLASS.sub(item, found[2])}]"
 
     return _CLASS.sub(whole, pattern)
 

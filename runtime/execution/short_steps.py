@@ -103,7 +103,7 @@ def measured(executor: CompiledExecutor) -> ShortSteps:
     while parts <= MOST_PARTS and _fits(executor, parts * executor.decode_rows):
         tokens = parts * executor.decode_rows
         chunk = _chunk(executor, tokens)
-        step = chunks(tokens, executor.page_size, chunk, _pages_behind(executor, tokens // chunk))
+        step = chunks(tokens, executor.page_size, chunk, pages_behind(executor, tokens // chunk))
         tries = [_both(executor, step) for _ in range(TRIES)]
         rows, library = (min(times) for times in zip(*tries, strict=True))
         if rows > library * (1 - GAIN):
@@ -140,10 +140,10 @@ def _chunk(executor: CompiledExecutor, tokens: int) -> int:
     return max(CHUNK, tokens // executor.max_batch)
 
 
-def _pages_behind(executor: CompiledExecutor, sequences: int) -> int:
+def pages_behind(executor: CompiledExecutor, sequences: int) -> int:
     """Return how many pages each sequence of a step that is timed has before its last."""
     room = min(executor.num_pages // sequences, executor.context_length // executor.page_size)
-    return min(BEHIND // executor.page_size, room - 1)
+    return max(0, min(BEHIND // executor.page_size, room - 1))
 
 
 def _fits(executor: CompiledExecutor, tokens: int) -> bool:

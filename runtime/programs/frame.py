@@ -63,6 +63,8 @@ class Handle:
         pending = _joined((handle.pending, *reversed(added)))
         found = Handle(handle.sequence, handle.length, pending)
         self.joined = None if moved else found
+        if self.before is not None:
+            self.before.joined = None  # of a chain of texts one copy is kept
         return found
 
 

@@ -94,12 +94,11 @@ class Machine:
 
 def _healed(programs: Iterable[Operation]) -> set[str]:
     """Return what free gens may have to begin with: a space, or what the plan says."""
-    found = {
+    return {
         operation.attribute("heal") or " "
         for operation in walk(tuple(programs))
         if operation.name == "plan.decode" and operation.attribute("constraint") is None
     }
-    return found
 
 
 def _tables(plan: Module, tokenizer: Tokenizer) -> dict[str, TokenTable]:

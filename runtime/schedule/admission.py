@@ -1,12 +1,12 @@
 """Admission: rows start while what they may need of the KV memory fits it.
 
 Every open row has a claim: the most pages that it holds, whatever the schedule and however long
-its gens get. Rows start only while the claims of all open ones fit, so that no row ever has to
-give pages back. What a gen on the row's own stream leaves of its token budget is claimed no longer.
-Where not all rows would fit so, of those that keep steps full, or so few parts of each that steps
-are not full, they are not held to their claims: what gens may make at most is far from what they
-make. Such rows start while the open ones use less than a share of the memory, and may have to
-compute KV again.
+its gens get. Rows that are held to their claims start only while those of all open ones fit, so
+that none ever has to give pages back. What a gen on the row's own stream leaves of its token budget
+is claimed no longer. Where not all rows would fit so, of those that keep steps full, or so few
+parts of each that steps are not full, they are not held to their claims: what gens may make at most
+is far from what they make. Such rows start while the open ones use less than a share of the memory,
+and may have to compute KV again. `weft explain` says up to how many rows a proof holds.
 
 Rows that all begin at once, as there is room, grow at once, and then compute KV again that has made
 room for others'. Where that is dear, of more rows than a step takes, which only keep it full, as

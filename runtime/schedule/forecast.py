@@ -17,7 +17,8 @@ from ...ir.vocabulary import Tokenizer, encode_parts, shared_characters, split_h
 from .admission import Claim
 
 AHEAD = (UNBOUNDED, 8, 4, 2, 1)
-"""How many parts of one row may go side by side; the most that leaves room for all rows."""
+"""How many parts of one row may go side by side; the most that leaves room for all rows that must
+have it (`PARTS`)."""
 
 PARTS = 4
 """Parts of rows, and rows where there are as many, for each sequence that a step takes: they keep
@@ -64,8 +65,26 @@ class Run:
     """What is encoded of it: a space at its end goes to what the model is asked behind it."""
 
 
+def held_rows(fit: int, batch: int) -> int | None:
+    """Return how many rows may be given at once and be held to a proof that `fit` do, in whatever
+    schedule, where a step takes `batch` sequences; None: any number."""
+    if fit >= PARTS * batch:
+        return None
+    return max((rows for rows in range(1, fit + 1) if _many(rows, batch) <= fit), default=0)
+
+
+def _many(rows: int | None, batch: int) -> int:
+    """Return for how many rows there must be room, rounded up, so that claims that were worked out
+    can be used again."""
+    if rows is not None and rows <= batch:
+        return min(batch, 1 << (rows - 1).bit_length())
+    step = max(1, batch // 4)
+    most = PARTS * batch
+    return most if rows is None else min(most, -(-rows // step) * step)
+
+
 class Forecast:
-    """Works out rows' claims; `most` rows should be open at a time."""
+    """Works out rows' claims, where a step takes `most` sequences."""
 
     def __init__(
         self, programs: Mapping[str, Operation], function: Operation, tokenizer: Tokenizer,
@@ -111,7 +130,7 @@ class Forecast:
             return Claim(
                 self._num_pages, UNPROVEN_AHEAD, proven=False, guess=self._guess(arguments)
             )
-        sizes = (("rows", self._many(rows)), *self._sizes(arguments))
+        sizes = (("rows", _many(rows, self._most)), *self._sizes(arguments))
         claim = self._claims.get(sizes)
         if claim is None:
             if len(self._claims) >= MOST_CLAIMS:
@@ -137,15 +156,6 @@ class Forecast:
             if peak.own * most > self._num_pages:
                 break
         return Claim(self._num_pages, UNPROVEN_AHEAD, proven=False, guess=OF_BOUND * own)
-
-    def _many(self, rows: int | None) -> int:
-        """Return for how many rows there must be room, rounded up, so that claims that were worked
-        out can be used again."""
-        few, most = self._most, PARTS * self._most
-        if rows is not None and rows <= few:
-            return min(few, 1 << (rows - 1).bit_length())
-        step = max(1, few // 4)
-        return most if rows is None else min(most, -(-rows // step) * step)
 
     def _rows(self, rows: int, ahead: int) -> int:
         """Return how many of such rows must have room, with so many parts of each side by side, if

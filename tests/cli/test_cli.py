@@ -176,11 +176,6 @@ def test_opt_lowers_a_model_from_its_text(tmp_path):
     assert lowered.symbol("step")["memory"]["bytes"] > 0
 
 
-def test_explain_shows_source_lines(hello):
-    told = weft("explain", hello, "--no-measure")
-    assert "fork times as greetings:" in told and "read by len(times)" in told
-
-
 def test_rows_show_what_they_share_before_they_run(hello, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"name": "Ada"}\n{"name": "Bo"}\n')
@@ -252,11 +247,6 @@ def test_models_lists_the_zoo():
 def test_mistakes_are_named(hello, arguments, says):
     with pytest.raises(WeftError, match=says):
         weft(*(argument.format(hello=hello) for argument in arguments))
-
-
-def test_explain_reads_its_rows_before_it_says_anything(hello):
-    result = CliRunner().invoke(app, ["explain", str(hello), "--rows", "missing.jsonl"])
-    assert isinstance(result.exception, WeftError) and result.output == ""
 
 
 def test_an_argument_stands_for_what_rows_leave_out(hello, tmp_path):
@@ -384,9 +374,3 @@ def test_a_tree_of_the_syntax_needs_no_pass(hello):
     run = [sys.executable, "-c", code]
     shown = subprocess.run(run, check=True, capture_output=True, text=True).stdout
     assert shown.endswith("[]\n") and weft("dump", hello, "--stage", "ast") in shown
-
-
-def test_explain_says_what_a_gpu_leaves_to_the_library_and_why(hello):
-    said = weft("explain", hello, "--target", "cuda", "--hardware", "h200")
-    assert "matmul call the library: dense products are the vendor library's on a GPU" in said
-    assert "attention over many rows is our kernel's" in said and "on h200" in said

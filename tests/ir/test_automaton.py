@@ -40,8 +40,10 @@ def test_patterns_mean_what_python_means(pattern, text):
 
 @pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 @pytest.mark.parametrize(
-    "pattern", ["[[a]", "[a&&b]", "[+--]", "[--a]", "[[:a]]", "[a~~b]", "[^[]"]
-)
+    "pattern",
+    ["[[a]", "[a&&b]", "[+--]", "[--a]", "[[:a]]", "[a~~b]", "[^[]", "[0-9--/]", "[----]", "[]-a]",
+     "[^]&-~]", r"[\x2d-\x2f-]"],
+)  # fmt: skip
 def test_classes_hold_what_they_name(pattern):
     """Elsewhere these are operations on sets; Python warns that they may be some day."""
     built, escaped = automaton(regex(pattern)), re.compile(with_plain_sets(pattern))

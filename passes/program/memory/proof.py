@@ -57,7 +57,7 @@ class MemoryProof:
     seconds: float = 0.0
 
     def fits(self, rows: int) -> bool:
-        """Return whether so many rows may be open."""
+        """Return whether so many rows that are open fit."""
         return rows <= self.most_rows
 
     def explain(self, rows: int) -> str:
@@ -73,7 +73,8 @@ class MemoryProof:
             return f"{self.story} has no bound; rows are admitted by what they hold"
         may = "not even one row is sure to fit"
         if self.most_rows:
-            may = f"at most {self.most_rows} row{'s' * (self.most_rows > 1)} may be open"
+            may = f"at most {self.most_rows} row{'s' * (self.most_rows > 1)} are sure to fit"
+            may = may.replace("row are", "row is")
         if not self.bounded:
             may += "; only the model's context bounds it, so rows are admitted by what they hold"
         return (

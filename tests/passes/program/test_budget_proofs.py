@@ -22,7 +22,7 @@ def test_z3_proves_a_plan_and_names_what_does_not_fit(context, tmp_path):
     assert f"{proof.most_rows + 1} rows x fork reviews (2) x a stream of" in told
     assert "tokens (gen review of 40) need" in told
     assert f"need {need} pages, {need - 1000} more than 1000" in told
-    assert f"at most {proof.most_rows} rows may be open" in told
+    assert f"at most {proof.most_rows} rows are sure to fit" in told
     again = prove_memory([judge], "judge", row, limits, 1000, tmp_path)
     assert again.by == "cache" and again.row_pages == proof.row_pages
 

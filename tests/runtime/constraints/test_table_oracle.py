@@ -280,3 +280,17 @@ def test_what_is_left_to_llguidance_says_why(kind, source, why):
     of = vocabulary("toy")
     with pytest.raises(NotRegular, match=why):
         of.table(kind, source)
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@pytest.mark.parametrize(
+    "pattern",
+    ["[[a]", "[a&&b]", "[+--]", "[--a]", "[0-9--/]", "[----]", "[]-a]", "[^]&-~]", "[a~~b]"],
+)
+def test_llguidance_reads_classes_as_python_does(pattern):
+    """Its own syntax has operations on sets in them."""
+    of = vocabulary("toy")
+    allowed = of.allowed(of.guided("regex", f"(?i){pattern}+"))
+    for character in map(chr, range(32, 127)):
+        (token,) = of.tokenizer.encode(character)
+        assert (token in allowed) == bool(re.fullmatch(f"(?i){pattern}", character)), character

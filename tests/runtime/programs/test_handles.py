@@ -67,3 +67,13 @@ def test_masks_of_what_gens_must_begin_with_are_there_before_a_row(toy, monkeypa
     bits = heals.mask(b" ").view("uint8")
     allowed = [bool(bits[id // 8] >> id % 8 & 1) for id in range(len(words))]
     assert allowed == [word.startswith(b" ") for word in words]
+
+
+def test_a_chain_of_texts_is_kept_once():
+    handle, several = Handle(Sequence(64, 4), 3), []
+    for _ in range(50):
+        handle = handle.plus(("abc",))
+        handle.newest()
+        several.append(handle)
+    kept = [len(each.joined.pending[0]) for each in several if each.joined is not None]
+    assert kept == [150]

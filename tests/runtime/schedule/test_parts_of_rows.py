@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from weft.runtime.schedule.forecast import PARTS, held_rows
 
 CRITICS = """
 program critic(side: str) -> str:
@@ -44,3 +45,16 @@ def test_more_memory_takes_no_more_steps(toy, rows, pages):
 def test_few_rows_keep_their_proof(toy, pages, ahead):
     stats, claim = run(toy, pages, 4)
     assert claim.proven and claim.ahead == ahead and not stats.preemptions
+
+
+@pytest.mark.parametrize("pages", [150, 400, 1000])
+def test_as_many_rows_as_are_said_to_be_held_are_proven_and_compute_nothing_again(toy, pages):
+    batch = 8
+    _, alone = run(toy, pages, 1)
+    rows = held_rows(pages // alone.pages, batch)
+    assert (rows is None) == (pages // alone.pages >= PARTS * batch)
+    stats, claim = run(toy, pages, rows or 5 * batch)
+    assert claim.proven and not stats.preemptions
+    if rows:
+        _, more = run(toy, pages, rows + 1)
+        assert (more.proven, more.ahead) != (True, alone.ahead)
