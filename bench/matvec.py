@@ -92,7 +92,7 @@ def roofs(cache: Path, size: int = 8 * MIB) -> list[Case]:
 
 def matvec(n: int, k: int, weight: str, cache: Path, rows: int = 1) -> Case:
     """Return a matmul of a few rows with weights of one format."""
-    block_n, block_k = blocks(n, k, rows, weight)
+    block_n, block_k = blocks(n, k, rows)
     shape = Matmul(n, k, weight, rows, block_n=block_n, block_k=block_k)
     launch = compile_kernels([(matmul(shape), schedule(n, k, rows, weight))], cache=cache)[
         shape.name

@@ -82,7 +82,8 @@ def _compilation(options: KernelOptions) -> Compilation:
     given |= attention_options(options.attention, options.max_loss, options.batch)
     chosen = with_room(Options.from_env().changed(**given), options.batch, options.prefill)
     compilation = Compilation(PROGRAM, options.model, options=chosen)
-    if options.prefill and (checkpoint := compilation.checkpoint):
+    checkpoint = compilation.checkpoint  # a wrong name is refused before anything is said
+    if options.prefill and checkpoint:
         check_size(PREFILL, options.prefill, checkpoint.config.context_length)
     return compilation
 

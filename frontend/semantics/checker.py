@@ -10,7 +10,7 @@ from ...ir.source import Span
 from ...ir.types import ANY, BOOL, INT, NONE, SELECTION, STR, list_of, result_of
 from .. import ast
 from ..faults import Faults, in_order
-from .constants import constant_of
+from .constants import int_of
 from .declarations import (
     KEYWORDS,
     check_finite,
@@ -231,10 +231,11 @@ class Checker:
         inner.outside, inner.in_fork = frozenset(flow.bound), True
         if fork.variable is None:
             expect(fork.over, INT, "fork N", flow)
-            count = constant_of(fork.over)
-            if isinstance(count, int) and count < 0:
-                problem = "has a number of branches, at least 0"
-                self.faults.report(WrongOption(name="fork", problem=problem, span=fork.over.span))
+            count = int_of(fork.over)
+            if count is not None and count < 0:
+                problem, hint = "has a number of branches, at least 0", "`fork 0` makes none"
+                error = WrongOption(name="fork", problem=problem, hint=hint, span=fork.over.span)
+                self.faults.report(error)
         else:
             self._bind_element(fork.variable, fork.over, "fork", fork.span, flow, inner)
         *body, last = fork.body

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
+from ...ir.numbers import is_int
 from ...ir.types import regex
 from .. import ast
 
@@ -24,3 +26,19 @@ def constant_of(expression: ast.Expression) -> Any:
         values = [constant_of(item) for item in expression.elements]
         return UNKNOWN if any(value is UNKNOWN for value in values) else values
     return UNKNOWN
+
+
+_ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+
+
+def int_of(expression: ast.Expression) -> int | None:
+    """Return what an int literal is, or a sum, difference or product of such; else None."""
+    if isinstance(expression, ast.Unary) and expression.op == "neg":
+        value = int_of(expression.operand)
+        return None if value is None else -value
+    if isinstance(expression, ast.Binary) and expression.op in _ARITHMETIC:
+        left, right = int_of(expression.left), int_of(expression.right)
+        known = left is not None and right is not None
+        return _ARITHMETIC[expression.op](left, right) if known else None
+    value = constant_of(expression)
+    return value if is_int(value) else None

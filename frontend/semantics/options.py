@@ -17,6 +17,7 @@ SELECT_BY = ("token_normalized", "greedy", "unconditional")
 
 
 _PATTERN_HINT = 'a pattern is a type, as in gen x: regex "[a-z]+"'
+_BUDGET_HINT = "without it a gen has as many tokens as its type usually needs"
 
 
 def check_gen_options(
@@ -40,7 +41,8 @@ def check_gen_options(
         fine, problem = RULES[option.name]
         if not fine(_constant(option)):
             problem = _broken_pattern(_constant(option)) or problem
-            raise WrongOption(name=option.name, problem=problem, span=option.span)
+            hint = _BUDGET_HINT if option.name == "max_tokens" else ""
+            raise WrongOption(name=option.name, problem=problem, hint=hint, span=option.span)
 
 
 def _broken_pattern(value: Any) -> str | None:

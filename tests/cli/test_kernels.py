@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import weft.cli.kernels as command
 import weft.runtime.execution.compiled_executor as executor
+from typer.testing import CliRunner
+from weft.cli.app import app
 from weft.cli.hardware import gpu_hardware, hardware_of
 from weft.cost_model.hardware import NoSuchFigure
 from weft.cost_model.hardware_file import load, save
@@ -26,6 +28,11 @@ def test_kernels_lists_each_with_its_share_of_the_roof():
     assert head["launches"] == 1 and "matmul" in head["kernel"]
     printed = weft("kernels", "--model", "tiny-dense", "--prefill", "40", "--no-measure")
     assert "a prompt of 40 tokens" in printed and "library" in printed
+
+
+def test_a_model_that_is_not_there_is_all_that_is_told():
+    result = CliRunner().invoke(app, ["kernels", "--model", "nope"])
+    assert "no model 'nope'" in str(result.exception) and not result.output + result.stderr
 
 
 def test_kernels_and_explain_tell_the_same_measured_times(tmp_path, monkeypatch):

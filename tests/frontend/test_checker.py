@@ -4,6 +4,8 @@ import pickle
 
 import pytest
 from weft.frontend.semantics.checker import check
+from weft.frontend.semantics.errors import WrongArguments
+from weft.frontend.semantics.signatures import BUILTINS
 from weft.frontend.text.parser import parse_text
 from weft.ir.diagnostics import WeftError
 
@@ -34,6 +36,7 @@ MISTAKES = {
     "gen of another type": "gen t: int\n    return t",
     "loop variable bound": "for t in xs:\n        return t\n    return t",
     "fewer branches than none": "fork -1 as ys:\n        yield 1\n    return t",
+    "a sum of fewer branches": "fork 2 * (1 - 2) as ys:\n        yield 1\n    return t",
     "changed in a fork": "fork x in xs as ys:\n        t = x\n        yield t\n    return t",
     "reserved": "let len = 1\n    return t",
     "a tool's name": "gen look\n    return t",
@@ -183,6 +186,8 @@ def test_every_error_points_at_its_place_and_pickles(body):
         "let a = 0\n    for x in xs:\n        gen a: int(1..5)\n    return str(a + 1)",
         "gen a: int(1..5)\n    gen a: int(1..9)\n    return str(a)",
         'let a = 1.5\n    a = 2\n    return "{a}"',
+        "fork 2 - 2 as ys:\n        yield t\n    return t",
+        "fork n - 9 as ys:\n        yield t\n    return t",
         "fork 2 as ys:\n        fork x in xs as zs:\n            yield x\n        yield zs\n"
         "    return ys[0][0]",
         "return look(t, times=n).tags[0] + t * 2",
@@ -193,6 +198,12 @@ def test_every_error_points_at_its_place_and_pickles(body):
 def test_accepted(body):
     warnings = accepted(body)
     assert all("never used" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("name", BUILTINS)
+def test_a_builtin_of_nothing_is_told_what_it_takes(name):
+    error = failure(HEAD + f"    let a = {name}()\n    return t\n")
+    assert isinstance(error, WrongArguments) and error.fields["want"]
 
 
 def test_log_probabilities_of_no_text_are_named():

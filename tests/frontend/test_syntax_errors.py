@@ -1,10 +1,12 @@
 """Syntax errors: each has its own name, a caret at the place, and a hint that helps."""
 
 import pickle
+import re
 
 import pytest
 from weft.frontend.text.mistake_examples import EXAMPLES
-from weft.frontend.text.parser import parse_text
+from weft.frontend.text.mistakes import STATEMENTS
+from weft.frontend.text.parser import lark, parse_text
 from weft.frontend.text.syntax_errors import NumberTooLong, TooDeep
 from weft.ir.diagnostics import WeftSyntaxError
 
@@ -173,3 +175,15 @@ def test_an_option_of_another_pattern_is_not_told_of_cases():
     with pytest.raises(WeftSyntaxError, match=r"`r \.\.\.` is no pattern") as found:
         parse_text('program p() -> str:\n    gen a(stop=r"x")\n    return a\n')
     assert "regex" in found.value.hint_text and "case" not in found.value.hint_text
+
+
+def test_words_that_a_misspelt_one_is_compared_with_are_those_that_begin_statements():
+    parsing = lark().parse_interactive("program p():\n    return 1\n", start="file")
+    for token in parsing.lexer_thread.lex(parsing.parser_state):
+        if token.type == "_DEDENT":
+            break
+        parsing.feed_token(token)
+    patterns = {one.name: one.pattern.value for one in lark().terminals}
+    words = [re.match(r"\(?([a-z|]+)", patterns.get(name, "")) for name in parsing.accepts()]
+    begin = {word for found in words if found for word in found[1].split("|")}
+    assert set(STATEMENTS) == begin | {"score"}
