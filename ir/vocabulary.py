@@ -84,6 +84,12 @@ def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
     return ids + (tokenizer.encode(text) if text else [])
 
 
+def common_length(first: list[int], second: list[int]) -> int:
+    """Return how many ids two lists begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
 def shared_characters(first: str, second: str) -> int:
     """Return how many characters two texts begin with alike."""
     low, high = 0, min(len(first), len(second))

@@ -16,10 +16,10 @@ from ..ir.constraints.tables import ConstraintTables, opening_of, stop_strings
 from ..ir.constraints.token_table import TokenTable
 from ..ir.core import Operation, Term
 from ..ir.values import check_whole
-from ..ir.vocabulary import Tokenizer
+from ..ir.vocabulary import Tokenizer, common_length
 from .constraints.constraint import Constraints
 from .constraints.heal import HealTable
-from .constraints.stops import TokenBytes, canonical_ids, common_length, pattern_start
+from .constraints.stops import TokenBytes, canonical_ids, pattern_start
 from .constraints.table_matcher import TableMatcher
 from .constraints.whole import fits
 from .execution.sampler import sample_rows, uniforms

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ...ir.diagnostics import Note
 from .. import ast
 from .errors import MissingArgument, WrongArguments
-from .expressions import Flow, expect
+from .expressions import Flow, expect, listed
 
 
 def check_arguments(target: ast.Tool | ast.Program, call: ast.Call | ast.Run, flow: Flow) -> None:
@@ -42,8 +40,3 @@ def _given(target: ast.Tool | ast.Program, call: ast.Call | ast.Run) -> dict[str
             )
         given[item.name] = item.value
     return given
-
-
-def listed(items: Sequence[str]) -> str:
-    """Return items for a message."""
-    return ", ".join(items) or "nothing"

@@ -226,7 +226,7 @@ def _check_call(call: ast.Call, flow: Flow) -> Term:
         raise WrongArguments(
             name=call.function,
             want=_BUILTIN_WANTS[call.function],
-            have=_listed([*map(written, have), *names]),
+            have=listed([*map(written, have), *names]),
             span=call.span,
         )
     return found
@@ -255,7 +255,8 @@ _BUILTIN_WANTS = {
 }  # fmt: skip
 
 
-def _listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Return items for a message."""
     return ", ".join(items) or "nothing"
 
 
@@ -317,8 +318,8 @@ def _check_method(expression: ast.Method, flow: Flow) -> Term:
         ]
         raise WrongArguments(
             name=name,
-            want=_listed(shown),
-            have=_listed([*map(written, have)]),
+            want=listed(shown),
+            have=listed([*map(written, have)]),
             span=expression.span,
         )
     return found

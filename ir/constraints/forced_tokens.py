@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..vocabulary import Tokenizer
+from ..vocabulary import Tokenizer, common_length
 from .automaton import DEAD, Automaton
 from .token_trie import TokenTrie
 
@@ -54,7 +54,7 @@ class Forcing:
             return first + ids
         kept = len(ids)
         for other in self._alternatives(data, text, after):
-            kept = min(kept, _common(ids, other))
+            kept = min(kept, common_length(ids, other))
         begun = self._trie.ids.get(data[len(text.encode()) :])
         if (
             begun is not None
@@ -112,8 +112,3 @@ def _whole_characters(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         return data[: error.start].decode()
-
-
-def _common(first: list[int], second: list[int]) -> int:
-    pairs = zip(first, second, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -61,12 +61,6 @@ def same_text(words: TokenBytes, ids: list[int], found: list[int]) -> list[int]:
     return found if data == other else ids
 
 
-def common_length(first: list[int], second: list[int]) -> int:
-    """Return how many ids two lists begin with alike."""
-    pairs = zip(first, second, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
-
-
 @lru_cache(maxsize=1024)
 def _looked_for(
     stops: tuple[str, ...],

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...ir.vocabulary import common_length
 from .heal import HealMatcher
 from .matcher import BadConstraint, Matcher
 from .stops import (
@@ -16,7 +17,6 @@ from .stops import (
     StopScanner,
     TokenBytes,
     canonical_ids,
-    common_length,
     same_text,
 )
 from .table_matcher import TableMatcher

@@ -53,12 +53,12 @@ def is_seldom(number: int) -> bool:
 class ControlFlow(ABC):
     """Runs regions, branches and loops, values and tools, as coroutines.
 
-    A subclass has `row` and `_machine` with its `lines`, a `ticket` where runs are traced, and a
-    method for each operation of streams: `_fork`, ... Operations that it lists as `issued` are
-    dataflow: they start in the order of the program, run side by side, and whoever uses their
-    results waits for them. Their methods take the operands, some of which may still be missing, and
-    return the results. What it lists as `at_once` gives its results as soon as its operands are
-    there, as host values do.
+    A subclass has `row` and `_machine` with its `lines` and `effects`, a `ticket` where runs are
+    traced, and a method for each operation of streams: `_fork`, ... Operations that it lists as
+    `issued` are dataflow: they start in the order of the program, run side by side, and whoever
+    uses their results waits for them. Their methods take the operands, some of which may still be
+    missing, and return the results. What it lists as `at_once` gives its results as soon as its
+    operands are there, as host values do.
     """
 
     row: int
@@ -166,6 +166,11 @@ class ControlFlow(ABC):
         stream = frame.get(operation.operands[0])
         _, results = yield from self._region(operation.regions[0], (stream,), frame)
         frame.bind(operation.results, results)
+
+    def _after_effects(self, operation: Operation, frame: Frame) -> Step:
+        """Wait for all that was issued before an operation that may have effects."""
+        if self._machine.effects.of(operation):
+            yield from all_now(frame.missing())
 
     def _issue(self, line: Line, frame: Frame) -> Step:
         """Start an operation; its results are bound at once, and there later."""

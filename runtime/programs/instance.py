@@ -79,11 +79,6 @@ class Instance(ControlFlow, Starts):
             yield from self._room(frame)
         yield from super()._issue(line, frame)
 
-    def _after_effects(self, operation: Operation, frame: Frame) -> Step:
-        """Wait for all that was issued before an operation that may have effects."""
-        if self._machine.effects.of(operation):
-            yield from all_now(frame.missing())
-
     def _fork(
         self, operation: Operation, operands: tuple[Any, ...], frame: Frame,
         code: Code | None = None,

@@ -108,8 +108,3 @@ class RemoteInstance(ControlFlow, EndpointCalls):
         yield from self._after_effects(operation, frame)
         values = yield from all_now(operands)
         return ((yield from self._call_tool(operation, values)),)
-
-    def _after_effects(self, operation: Operation, frame: Frame) -> Step:
-        """Wait for all that was issued before an operation that may have effects."""
-        if self._machine.effects.of(operation):
-            yield from all_now(frame.missing())

@@ -14,14 +14,7 @@ from weft.frontend.checkpoints.checkpoint import open_checkpoint
 from weft.ir.diagnostics import WeftError
 from weft.ir.sparse.calibration_file import load_calibration
 from weft.ir.sparse.policy import parse_policy
-
-
-def weft(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, WeftError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+from weft.tests.cli.test_cli import weft
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from weft.frontend.checkpoints.tokenizer import HubTokenizer, load_tokenizer
-from weft.runtime.constraints.stops import TokenBytes, canonical_ids, common_length
+from weft.ir.vocabulary import common_length
+from weft.runtime.constraints.stops import TokenBytes, canonical_ids
 from weft.runtime.constraints.watch import Finish, Watch, spell_together, take_tokens
 from weft.runtime.schedule.endings import TURNS, Endings
 

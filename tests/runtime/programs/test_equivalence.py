@@ -114,7 +114,7 @@ def test_rows_together_equal_the_oracle(toy, name):
         executable = toy.compile(
             text, TOOLS, num_pages=pages, max_batch=8, max_tokens=24, seed=5
         )  # fmt: skip
-        for number, result in together(executable, rows):
+        for number, result in in_steps(executable, rows):
             assert result.value == expected[number].value
             assert result.values == expected[number].values
             # The plan leaves out text that nothing reads after the last gen.
@@ -130,7 +130,7 @@ def test_rows_together_equal_the_oracle(toy, name):
         assert preemptions[-1] > 10
 
 
-def together(executable, rows):
+def in_steps(executable, rows):
     jobs = enumerate(executable.check_row(number, row) for number, row in enumerate(rows))
     for ended in executable.session().steps(jobs):
         for number, outcome in ended:

@@ -10,6 +10,7 @@ from weft.runtime.schedule.limits import KVTooSmall
 from weft.runtime.schedule.row_costs import ideal_hits
 from weft.runtime.tracing.trace import Trace
 from weft.tests.each_time import examples
+from weft.tests.runtime.programs.test_equivalence import in_steps
 
 TEXTS = st.sampled_from(
     ["a", " the ", "hello", "x{arg}", "Grade: ", "\\n", "ab", "a b\\n\\n", " ", "long " * 9]
@@ -155,7 +156,7 @@ def test_engine_equals_oracle(toy, text, room, page_size, batch, tokens, seed, a
     except WeftError:
         return  # a constraint cut short by max_tokens: no value to compare
     try:
-        found = dict(_together(executable, rows))
+        found = dict(in_steps(executable, rows))
     except KVTooSmall:
         toy.assert_clean(executable)
         return  # one sequence alone needs more than `room`
@@ -189,14 +190,5 @@ def test_nothing_is_left_on_its_way_when_a_row_does_not_fit(toy, room):
         ahead=True,
     )  # fmt: skip
     with pytest.raises(KVTooSmall):
-        list(_together(executable, [{"arg": "hello"}, {"arg": "he"}, {"arg": "a b"}]))
+        list(in_steps(executable, [{"arg": "hello"}, {"arg": "he"}, {"arg": "a b"}]))
     toy.assert_clean(executable)
-
-
-def _together(executable, rows):
-    jobs = enumerate(executable.check_row(number, row) for number, row in enumerate(rows))
-    for ended in executable.session().steps(jobs):
-        for number, outcome in ended:
-            if isinstance(outcome, Exception):
-                raise outcome
-            yield number, outcome
