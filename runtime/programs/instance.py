@@ -59,14 +59,14 @@ class Instance(ControlFlow, Starts):
         _, results = yield from self._region(region, values, frame)
         return (yield from now(results[0])) if results else None
 
-    def _check_text(self, operation: Operation, rounds: int, handle: Any) -> None:
-        if not isinstance(handle, Handle):
+    def _check_text(self, operation: Operation, rounds: int, value: Any) -> None:
+        if not isinstance(value, Handle):
             return
         context = self._engine.executor.context_length
         most = CONTEXTS * context
-        if handle.length + handle.gathered <= most:
+        if value.length + value.gathered <= most:
             return
-        handle = handle.newest()
+        handle = value.newest()
         tokens = handle.length + len(self._machine.texts.ids_of(handle.pending))
         if tokens > most:
             raise TextTooLong(

@@ -39,10 +39,10 @@ class RemoteInstance(ControlFlow, EndpointCalls):
         _, results = yield from self._region(region, values, self.trunk)
         return (yield from now(results[0])) if results else None
 
-    def _check_text(self, operation: Operation, rounds: int, stream: Any) -> None:
-        if not isinstance(stream, Stream):
+    def _check_text(self, operation: Operation, rounds: int, value: Any) -> None:
+        if not isinstance(value, Stream):
             return
-        characters = sum(len(part.text) for part in stream.parts)
+        characters = sum(len(part.text) for part in value.parts)
         if characters > MOST_CHARACTERS:
             raise TextTooLong(
                 row=self.row, rounds=rounds, characters=characters, most=MOST_CHARACTERS,
