@@ -16,16 +16,11 @@ UNREACHED = np.iinfo(np.uint16).max
 """The distance of what is not allowed."""
 
 
-WORTH, ALONE, MANY = 15 / 16, 5 / 8, 9 / 16
-"""The shares of the vocabulary up to which logits of the other words are worth leaving out: of
-several rows, of one, and of more than `SEVERAL`. With 3,813 of 4,096 words the head took .88 to .97
-of the time of all for 4 and 16 rows, 1.13 for one, whose weights are all that it waits for: with
-2,048 .76 (an AMD machine, one thread, behind 21 MB of other weights). With AVX-512 a head of all
-words reads its weights where they lie: of 16 rows a step with 3,811 words took 100 us more than one
-with all, with 2,560 as long, with 2,304 40 us less; of 4 rows never longer (a Xeon, one thread)."""
-
-SEVERAL = 4
-"""Rows up to which a step's products are those of a few rows."""
+WORTH, ALONE = 15 / 16, 5 / 8
+"""The shares of the vocabulary up to which logits of the other words are worth leaving out, of
+several rows and of one. With 3,813 of 4,096 words the head took .88 to .97 of the time of all for 4
+and 16 rows, 1.13 for one, whose weights are all that it waits for: with 2,048 .76 (an AMD machine,
+one thread, behind 21 MB of other weights)."""
 
 FORBIDDEN, LEAST_ALLOWED = -1.0e30, -5.0e29
 """The logit of a word that a mask forbids, and the least that an allowed one counts as: where all

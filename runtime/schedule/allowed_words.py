@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ir.constraints.token_masks import ALONE, MANY, SEVERAL, WORTH, few_words
+from ...ir.constraints.token_masks import ALONE, WORTH, few_words
 from ..execution.step import ModelExecutor
 from .batch import Batch
 
@@ -120,8 +120,7 @@ class AllowedWords:
             found = self._known[key]
         else:
             found = self._remember(key, self._new(union))
-        most = ALONE if drawn == 1 else MANY if drawn > SEVERAL else WORTH
-        wide = found is not None and len(found.words) > most * self._vocab_size
+        wide = drawn == 1 and found is not None and len(found.words) > ALONE * self._vocab_size
         return None if wide else found
 
     def masks(self, batch: Batch, narrow: Narrow, drawn: int) -> Tensor:
