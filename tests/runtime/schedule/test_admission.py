@@ -90,7 +90,7 @@ def test_with_a_proof_nothing_is_ever_given_back(toy, text, pages, page_size, ba
     except WeftError:
         return  # a constraint cut short by max_tokens: no value to compare
     try:
-        found = dict(random_programs._together(executable, arguments))
+        found = dict(random_programs.in_steps(executable, arguments))
     except KVTooSmall:
         assert not proven
         return
