@@ -73,8 +73,8 @@ class MemoryProof:
             return f"{self.story} has no bound; rows are admitted by what they hold"
         may = "not even one row is sure to fit"
         if self.most_rows:
-            may = f"at most {self.most_rows} row{'s' * (self.most_rows > 1)} are sure to fit"
-            may = may.replace("row are", "row is")
+            rows_are = "row is" if self.most_rows == 1 else "rows are"
+            may = f"at most {self.most_rows} {rows_are} sure to fit"
         if not self.bounded:
             may += "; only the model's context bounds it, so rows are admitted by what they hold"
         return (
